@@ -1,0 +1,1 @@
+"""Readers: they know MLflow and nothing of DataHub."""

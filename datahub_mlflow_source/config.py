@@ -1,0 +1,313 @@
+"""The recipe: one model, whose field descriptions are the reference documentation.
+
+`make docs` writes `docs/configuration.md` and `recipes/schema.json` from it. A key is here from
+the day it works; an unknown one is refused, naming the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from datahub.configuration.common import (
+    AllowDenyPattern,
+    ConfigModel,
+    Enables,
+    Filters,
+    TransparentSecretStr,
+)
+from datahub.configuration.source_common import EnvConfigMixin, PlatformInstanceConfigMixin
+from datahub.ingestion.source.state.stale_entity_removal_handler import StatefulStaleMetadataRemovalConfig
+from datahub.ingestion.source.state.stateful_ingestion_base import StatefulIngestionConfigBase
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from datahub_mlflow_source.errors import RecipeError
+
+
+class RecipeModel(ConfigModel):
+    """A part of the recipe, which names the nearest known key when one is unknown."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            known = [*cls.model_fields, *cls._accepted_for_other_recipes()]
+            for key in values:
+                if key not in known:
+                    raise RecipeError(f"unknown key `{key}`. {_nearest(str(key), known)}")
+        return values
+
+    @classmethod
+    def _accepted_for_other_recipes(cls) -> tuple[str, ...]:
+        """Keys that are no fields: documented elsewhere for MLflow recipes and translated here."""
+        return ()
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"Did you mean `{near[0]}`?" if near else f"Known keys: {', '.join(sorted(known))}."
+
+
+class TlsConfig(RecipeModel):
+    """How HTTPS connections to MLflow are verified, and how we identify ourselves."""
+
+    ca_bundle: str | None = Field(
+        default=None,
+        description="File with the certificates of the authorities to trust, where the server's certificate is "
+        "of a private one. Falls back to `MLFLOW_TRACKING_SERVER_CERT_PATH`.",
+    )
+    client_cert: str | None = Field(
+        default=None,
+        description="File with our client certificate, for servers that ask for one (with its private key, "
+        "unless `client_key_path` names it). Falls back to `MLFLOW_TRACKING_CLIENT_CERT_PATH`.",
+    )
+    client_key_path: str | None = Field(
+        default=None, description="File with the private key of `client_cert`, without a pass phrase."
+    )
+    verify: bool = Field(
+        default=True,
+        description="Set to false to trust any certificate: only for a test. "
+        "Falls back to the opposite of `MLFLOW_TRACKING_INSECURE_TLS`.",
+    )
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> TlsConfig:
+        if self.client_key_path and not self.client_cert:
+            raise RecipeError("`tls.client_key_path` needs `tls.client_cert`")
+        if self.ca_bundle and not self.verify:
+            raise RecipeError("`tls.ca_bundle` says whom to trust, `tls.verify: false` to trust anybody: choose")
+        return self
+
+
+class LimitsConfig(RecipeModel):
+    """How much of one entity is sent. What is cut is counted in the report, with examples.
+
+    DataHub refuses an aspect over 16 MB whole, and its UI is slow long before.
+    """
+
+    max_params: PositiveInt = Field(default=2000, description="Params of one run or version, first by name.")
+    max_metrics: PositiveInt = Field(default=2000, description="Metrics of one run or version, first by name.")
+    max_tags: PositiveInt = Field(
+        default=1000, description="Tags of one entity, first by name. MLflow's own count too."
+    )
+    max_value_chars: int = Field(
+        default=10_000, ge=10, description="Characters of one tag, param or other single value."
+    )
+    max_description_chars: int = Field(default=65_000, ge=10, description="Characters of one description.")
+
+
+class MlflowSourceConfig(
+    StatefulIngestionConfigBase,  # type: ignore[type-arg] # with one, the framework takes no subclass of it
+    EnvConfigMixin,
+    PlatformInstanceConfigMixin,
+    RecipeModel,
+):
+    """`source.config` of a recipe with `type: datahub-mlflow-source`."""
+
+    # --- connection ---
+    tracking_uri: str | None = Field(
+        default=None,
+        description="The MLflow tracking server, `https://mlflow.example.com` (a path behind it is fine), or "
+        "`databricks` / `databricks://<profile>` with Databricks' own credentials. Falls back to "
+        "`MLFLOW_TRACKING_URI`. Put no password into it: DataHub stores this key in clear.",
+    )
+    registry_uri: str | None = Field(
+        default=None,
+        description="The model registry, where it is on another server than the experiments. Credentials and "
+        "headers are sent there too. Falls back to `MLFLOW_REGISTRY_URI`, else `tracking_uri`.",
+    )
+    base_external_url: str | None = Field(
+        default=None,
+        description="Where people open MLflow in a browser, when that is not `tracking_uri`: links in DataHub "
+        "start with it.",
+    )
+    username: str | None = Field(
+        default=None, description="User name for basic authentication. Falls back to `MLFLOW_TRACKING_USERNAME`."
+    )
+    password: TransparentSecretStr | None = Field(
+        default=None,
+        description="Password for basic authentication, needed with `username`. "
+        "Falls back to `MLFLOW_TRACKING_PASSWORD`.",
+    )
+    token: TransparentSecretStr | None = Field(
+        default=None,
+        description="Bearer token, instead of `username` and `password`. Falls back to `MLFLOW_TRACKING_TOKEN`.",
+    )
+    headers: dict[str, str] = Field(
+        default_factory=dict,
+        description="Further HTTP headers for every request, such as `X-Tenant`. Nothing secret: "
+        "DataHub stores this key in clear.",
+    )
+    headers_secret: dict[str, TransparentSecretStr] = Field(
+        default_factory=dict,
+        description="Further HTTP headers that are secrets, such as `CF-Access-Client-Id` and "
+        "`CF-Access-Client-Secret` for Cloudflare Access. DataHub masks the whole key.",
+    )
+    tls: TlsConfig = Field(default_factory=TlsConfig, description="Certificates: whom to trust, and who we are.")
+    timeout_seconds: float = Field(
+        default=120,
+        gt=0,
+        description="How long one request may take until MLflow starts to answer. The first request, which finds "
+        "out whether MLflow is there at all, has its own of 10 seconds at most.",
+    )
+    max_retries: int = Field(
+        default=3,
+        ge=0,
+        le=10,
+        description="How often a request is tried again after no answer, 429, 502, 503 or 504, waiting longer "
+        "each time (half a second at first; as long as the server asks for, up to a minute).",
+    )
+    page_size: int = Field(
+        default=1000,
+        ge=1,
+        le=50_000,
+        description="Runs, experiments or versions per request (registered models: at most 1000, MLflow's own "
+        "limit). Lower it when a gateway in between times out.",
+    )
+
+    # --- naming ---
+    model_name_separator: str = Field(
+        default="_",
+        description="What stands between a model's name and its version in the URN. Changing it renames every "
+        "version in DataHub.",
+    )
+
+    # --- scope ---
+    experiment_pattern: Annotated[AllowDenyPattern, Filters("Experiment")] = Field(
+        default_factory=AllowDenyPattern.allow_all,
+        description="Regular expressions for the names of experiments to take, and of those to leave out, "
+        "with their runs. They match from the start of the name.",
+    )
+    model_pattern: Annotated[AllowDenyPattern, Filters("Model")] = Field(
+        default_factory=AllowDenyPattern.allow_all,
+        description="The same for registered models, with their versions.",
+    )
+    run_name_pattern: Annotated[AllowDenyPattern, Filters("Run")] = Field(
+        default_factory=AllowDenyPattern.allow_all,
+        description="The same for the names of runs. A version keeps the params and metrics of a run that is "
+        "left out, but does not link to it.",
+    )
+    run_user_pattern: AllowDenyPattern = Field(
+        default_factory=AllowDenyPattern.allow_all,
+        description="The same for the users who started runs.",
+    )
+    run_filter: str | None = Field(
+        default=None,
+        description="Which runs to take, in MLflow's own search syntax, for instance "
+        "`attributes.status = 'FINISHED' AND metrics.auc > 0.8`. The server does the filtering.",
+    )
+    run_retention_days: PositiveInt | None = Field(
+        default=None,
+        description="Takes only runs that started within so many days before the ingestion.",
+    )
+    max_runs_per_experiment: PositiveInt | None = Field(
+        default=None,
+        description="Takes only so many runs of each experiment, the latest. Costs one request per experiment.",
+    )
+    include_runs: Annotated[Literal["all", "registered", "none"], Enables("Run")] = Field(
+        default="all",
+        description="`registered` takes only runs that a model version came from. `none` takes no runs; versions "
+        "then carry no params, metrics and datasets either, for those are the run's.",
+    )
+    include_deleted: bool = Field(
+        default=False,
+        description="Takes experiments and runs too that were deleted in MLflow and not yet purged.",
+    )
+    include_datasets: Annotated[bool, Enables("Dataset")] = Field(
+        default=True,
+        description="Takes the dataset inputs of runs, as datasets of platform `mlflow` that link to the real "
+        "dataset behind them.",
+    )
+    include_artifacts: Literal["none"] = Field(
+        default="none",
+        description="Model files are not read yet: `none` (or false) is all there is.",
+    )
+    limits: LimitsConfig = Field(default_factory=LimitsConfig, description="How much of one entity is sent to DataHub.")
+
+    # --- meaning ---
+    stage_tags: bool = Field(
+        default=True,
+        description="Gives versions in stage Production, Staging or Archived a tag of DataHub, "
+        "`mlflow_production` and so on, beside the tags that people gave them there.",
+    )
+    source_mapping_to_platform: dict[str, str] | None = Field(
+        default=None,
+        description="For source types of MLflow datasets that the connector doesn't know: the DataHub platform that "
+        "the real dataset is on, for instance `{teradata_table: teradata}`. Its name comes from the source.",
+    )
+    materialize_dataset_inputs: bool | None = Field(
+        default=None,
+        description="Accepted for recipes of the built-in source. Has no effect: datasets on other platforms are "
+        "linked to, and left to the connectors that own them.",
+    )
+    stateful_ingestion: StatefulStaleMetadataRemovalConfig | None = Field(
+        default=None,
+        description="With `enabled: true`, what is no longer in MLflow is soft-deleted in DataHub. Needs "
+        "`pipeline_name` in the recipe. What could not be read because of an error is never removed.",
+    )
+
+    @classmethod
+    def _accepted_for_other_recipes(cls) -> tuple[str, ...]:
+        return ("experiments", "include_run_details")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _translate_other_recipes(cls, values: Any) -> Any:
+        """Spellings that are documented elsewhere for MLflow recipes."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        if "experiments" in values:
+            values["experiment_pattern"] = _pattern_of_globs(values.pop("experiments"), values)
+        if "include_run_details" in values:
+            if "include_runs" in values:
+                raise RecipeError("`include_run_details` and `include_runs` say the same: keep `include_runs`")
+            values["include_runs"] = "all" if values.pop("include_run_details") else "none"
+        if values.get("include_artifacts") is False:
+            values["include_artifacts"] = "none"
+        return values
+
+    @field_validator("experiment_pattern", "model_pattern", "run_name_pattern", "run_user_pattern")
+    @classmethod
+    def _regexes_compile(cls, pattern: AllowDenyPattern) -> AllowDenyPattern:
+        for expression in [*pattern.allow, *pattern.deny]:
+            try:
+                re.compile(expression)
+            except re.error as error:
+                raise RecipeError(
+                    f"{expression!r} is no regular expression: {error}. (These are not globs: `.*` matches anything.)"
+                ) from error
+        return pattern
+
+    @field_validator("base_external_url")
+    @classmethod
+    def _is_web_address(cls, url: str | None) -> str | None:
+        if url and urlsplit(url).scheme not in ("http", "https"):
+            raise RecipeError("must start with http:// or https://, as it does in a browser")
+        return url.rstrip("/") if url else None
+
+    @model_validator(mode="after")
+    def _credentials_belong_together(self) -> MlflowSourceConfig:
+        if bool(self.username) != bool(self.password):
+            raise RecipeError("`username` and `password` must be set together")
+        if self.username and self.token:
+            raise RecipeError("`token` and `username` are two ways to log in: choose one")
+        twice = {name.lower() for name in self.headers} & {name.lower() for name in self.headers_secret}
+        if twice:
+            raise RecipeError(f"in both `headers` and `headers_secret`: {', '.join(sorted(twice))}")
+        return self
+
+
+def _pattern_of_globs(experiments: Any, values: dict[str, Any]) -> dict[str, list[str]]:
+    """`experiments: [{name: "churn-*"}]` as an `experiment_pattern`."""
+    if "experiment_pattern" in values:
+        raise RecipeError("`experiments` and `experiment_pattern` say the same: keep `experiment_pattern`")
+    entries = experiments if isinstance(experiments, list) else []
+    globs = [entry.get("name") if isinstance(entry, dict) else entry for entry in entries]
+    named = [glob for glob in globs if isinstance(glob, str)]
+    if not named or len(named) < len(globs):
+        raise RecipeError('`experiments` must be a list like [{name: "churn-*"}]; or use `experiment_pattern`')
+    return {"allow": [fnmatch.translate(glob) for glob in named]}

@@ -1,0 +1,34 @@
+"""What can go wrong, by what is done about it.
+
+    ConnectorError
+    ├── RecipeError      the recipe must change: stops before anything is read
+    └── ServerError      MLflow cannot be read: stops, or loses one listing
+        └── PageError    the server failed on this page (a 500): the page is taken apart
+
+Messages are for people: what failed, where, and what to check, with recipe keys in backticks
+and never a secret. What is left out because of one odd entity is no exception but an
+`Unreadable` record (`records.py`).
+"""
+
+from __future__ import annotations
+
+
+class ConnectorError(Exception):
+    """Root of the errors that this connector raises itself."""
+
+
+class RecipeError(ConnectorError, ValueError):
+    """The recipe asks for something that can't be done. A ValueError, so that pydantic reports it."""
+
+
+class ServerError(ConnectorError):
+    """MLflow can't be reached, refuses us, or answers with something that isn't MLflow."""
+
+    def __init__(self, message: str, *, status: int | None = None, error_code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status  # HTTP status; None where no answer came
+        self.error_code = error_code  # MLflow's own, for instance RESOURCE_DOES_NOT_EXIST
+
+
+class PageError(ServerError):
+    """MLflow answered 500: one row that it can't convert spoils the whole page."""

@@ -1,0 +1,307 @@
+"""One walk through an MLflow deployment: what is read, joined as it passes by, mapped and sent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeVar
+
+from datahub.emitter.mcp import MetadataChangeProposalWrapper
+from datahub.ingestion.api.workunit import MetadataWorkUnit
+from datahub.ingestion.graph.client import DataHubGraph
+from datahub.metadata.urns import Urn
+
+from datahub_mlflow_source.mapping.datasets import InputDataset, input_dataset, map_dataset
+from datahub_mlflow_source.mapping.experiments import map_experiment, map_registry
+from datahub_mlflow_source.mapping.models import map_model, map_version
+from datahub_mlflow_source.mapping.rules import Entity, Rules, alive
+from datahub_mlflow_source.mapping.runs import map_run
+from datahub_mlflow_source.mapping.stages import stage_aspect, stage_patch, stage_tags
+from datahub_mlflow_source.mapping.urns import (
+    experiment_urn,
+    is_shortened,
+    model_group_urn,
+    model_version_urn,
+    registry_urn,
+    run_urn,
+)
+from datahub_mlflow_source.readers.base import Reader, RunScope
+from datahub_mlflow_source.records import Experiment, ModelVersion, RegisteredModel, Run, Unreadable
+from datahub_mlflow_source.removal import RemovalGuard
+from datahub_mlflow_source.report import MlflowSourceReport, Tally
+from datahub_mlflow_source.versions import VersionIndex
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Allowed = Callable[[str], bool]
+Units = Iterator[MetadataWorkUnit]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the recipe leaves in."""
+
+    experiment: Allowed
+    model: Allowed
+    run_name: Allowed
+    run_user: Allowed
+    runs: RunScope
+    include_runs: Literal["all", "registered", "none"]
+    include_datasets: bool
+    stage_tags: bool
+
+
+class Ingestion:
+    """Parents before children, each entity in one piece, nothing read twice."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        rules: Rules,
+        selection: Selection,
+        guard: RemovalGuard,
+        report: MlflowSourceReport,
+        graph: DataHubGraph | None,
+    ) -> None:
+        self._reader = reader
+        self._rules = rules
+        self._selection = selection
+        self._guard = guard
+        self._report = report
+        self._graph = graph  # None: the catalog takes no patches (a file, DataHub Lite)
+        self._experiments: dict[str, Experiment] = {}
+        self._models: list[RegisteredModel] = []
+        self._versions = VersionIndex()
+        self._datasets: dict[str, tuple[tuple[int, str], InputDataset]] = {}
+        self._registry = registry_urn(rules.naming)
+        self._runs_broke_off = False
+
+    def work_units(self) -> Units:
+        """All of it, in the order in which DataHub wants it."""
+        yield from self._stage_tags()
+        yield from self._all_experiments()
+        self._read_registry()
+        yield from self._all_runs()
+        yield from self._versions_left()
+        yield from self._all_datasets()
+        yield from self._all_models()
+        yield from self._guard.work_units(self._experiments.values())
+
+    # --- what is walked ---
+
+    def _stage_tags(self) -> Units:
+        for tag in stage_tags() if self._selection.stage_tags else ():
+            if self._graph and self._graph.exists(str(tag.urn)):
+                # People may have given it another text or colour, which are not ours to replace.
+                yield from self._work_units(Entity(tag.urn, [alive()]))
+            else:
+                yield from self._work_units(tag)
+
+    def _all_experiments(self) -> Units:
+        tally = self._report.experiments
+        for experiment in self._read(self._reader.experiments(), tally):
+            self._experiments[experiment.experiment_id] = experiment
+            if not self._selected(experiment):
+                tally.filtered += 1
+                continue
+            yield from self._send(
+                tally,
+                experiment.name,
+                partial(experiment_urn, experiment.name, self._rules.naming),
+                partial(map_experiment, experiment, self._rules),
+            )
+        same_name = any(e.name == "registry" and self._selected(e) for e in self._experiments.values())
+        self._registry = registry_urn(self._rules.naming, beside_experiment_of_that_name=same_name)
+        yield from self._work_units(map_registry(self._registry, self._rules))
+
+    def _read_registry(self) -> None:
+        """Before the runs, so that each finds its versions as it passes by."""
+        for record in self._timed(self._reader.registry()):
+            if isinstance(record, Unreadable):
+                tally = self._report.models if record.kind == "registered model" else self._report.versions
+                self._unreadable(record, tally)
+                continue
+            tally = self._report.models if isinstance(record, RegisteredModel) else self._report.versions
+            tally.read += 1
+            if not self._selection.model(record.name):
+                tally.filtered += 1
+            elif isinstance(record, RegisteredModel):
+                self._models.append(record)
+            else:
+                self._versions.add(record)
+
+    def _all_runs(self) -> Units:
+        """Those that the recipe asks for, then those that only their versions need."""
+        include, scope = self._selection.include_runs, self._selection.runs
+        selected = [e.experiment_id for e in self._experiments.values() if self._selected(e)]
+        if include == "none":
+            return
+        if include == "all":
+            runs = self._reader.runs(selected, scope)
+        else:
+            runs = self._reader.runs_by_id(self._versions.run_ids(), selected, scope)
+        for run in self._read(runs, self._report.runs):
+            yield from self._run(run)
+        left = self._versions.run_ids()
+        everywhere = RunScope(include_deleted=True)
+        for run in self._read(self._reader.runs_by_id(left, self._experiments, everywhere), None):
+            yield from self._versions_of(run, run_is_sent=False)
+
+    def _run(self, run: Run) -> Units:
+        tally, selection = self._report.runs, self._selection
+        if not (selection.run_name(run.name) and selection.run_user(run.user_id)):
+            tally.filtered += 1
+            yield from self._versions_of(run, run_is_sent=False)
+            return
+        versions = self._versions.of_run(run.run_id)
+        sent = tally.sent
+        yield from self._send(
+            tally,
+            run.run_id,
+            partial(run_urn, run.run_id, self._rules.naming),
+            lambda: map_run(run, self._experiment_of(run), versions, self._inputs(run), self._rules),
+        )
+        yield from self._versions_of(run, run_is_sent=tally.sent > sent)
+
+    def _versions_of(self, run: Run, *, run_is_sent: bool) -> Units:
+        for version in self._versions.take(run.run_id):
+            if run_is_sent:
+                self._versions.run_sent(version)
+            yield from self._version(version, run, run_is_sent)
+
+    def _versions_left(self) -> Units:
+        """Versions without a run, and those whose run MLflow has no more or can't serve."""
+        for version in self._versions.take_all():
+            if version.run_id and self._runs_broke_off:
+                # Its params and metrics are the run's, which may well be there: better as it was than without.
+                self._guard.keep(str(model_version_urn(version.name, version.version, self._rules.naming)))
+                self._report.versions.failed += 1
+                continue
+            yield from self._version(version, None, run_is_sent=False)
+
+    def _version(self, version: ModelVersion, run: Run | None, run_is_sent: bool) -> Units:
+        def mapped() -> Entity:
+            inputs = self._inputs(run) if run and run_is_sent else []
+            return map_version(version, run, run_is_sent, inputs, self._registry, self._rules)
+
+        urn = model_version_urn(version.name, version.version, self._rules.naming)
+        sent = self._report.versions.sent
+        name = f"{version.name} version {version.version}"
+        yield from self._send(self._report.versions, name, lambda: urn, mapped)
+        if not self._selection.stage_tags or self._report.versions.sent == sent:
+            return
+        if self._graph:
+            for proposal in stage_patch(urn, version.stage):
+                yield MetadataWorkUnit(id=f"{urn}-stage", mcp_raw=proposal)
+        elif tags := stage_aspect(version.stage):
+            yield MetadataChangeProposalWrapper(entityUrn=str(urn), aspect=tags).as_workunit()
+
+    def _all_datasets(self) -> Units:
+        for _, dataset in self._datasets.values():
+            self._report.datasets.read += 1
+            mapped = partial(map_dataset, dataset, self._rules)
+            yield from self._send(self._report.datasets, dataset.input.name, partial(getattr, dataset, "urn"), mapped)
+
+    def _all_models(self) -> Units:
+        for model in self._models:
+            latest, run_ids = self._versions.latest(model.name), self._versions.runs_sent(model.name)
+            yield from self._send(
+                self._report.models,
+                model.name,
+                partial(model_group_urn, model.name, self._rules.naming),
+                partial(map_model, model, latest, run_ids, self._registry, self._rules),
+            )
+
+    # --- how ---
+
+    def _selected(self, experiment: Experiment) -> bool:
+        wanted = experiment.lifecycle_stage == "active" or self._selection.runs.include_deleted
+        return wanted and self._selection.experiment(experiment.name)
+
+    def _experiment_of(self, run: Run) -> str:
+        return self._experiments[run.experiment_id].name
+
+    def _inputs(self, run: Run) -> Sequence[InputDataset]:
+        """The run's datasets. Of what several runs say about one, the latest run's word stands."""
+        if not self._selection.include_datasets:
+            return []
+        name = self._experiment_of(run)
+        inputs = [input_dataset(dataset, name, self._rules) for dataset in run.datasets]
+        said_at = (run.start_time or 0, run.run_id)
+        for dataset in inputs:
+            known = self._datasets.get(str(dataset.urn))
+            if known is None or known[0] <= said_at:
+                self._datasets[str(dataset.urn)] = (said_at, dataset)
+        return inputs
+
+    def _send(self, tally: Tally, name: str, urn: Callable[[], Urn], mapped: Callable[[], Entity]) -> Units:
+        """The boundary behind which one odd entity stays: it goes out whole, or not at all and is kept alive."""
+        try:
+            entity = mapped()
+        except Exception as error:
+            tally.failed += 1
+            self._guard.keep(str(urn()))
+            self._report.entity_failure(
+                title="Not sent",
+                message="It could not be mapped, and stays in DataHub as it was. Please report this as a bug.",
+                context=f"{name}: {type(error).__name__}: {error}",
+            )
+            logger.debug("Mapping %s failed", name, exc_info=True)
+            return
+        tally.sent += 1
+        for cut in entity.cut:
+            self._report.cut.append(f"{name}: {cut}")
+        if is_shortened(entity.urn):
+            self._report.names_shortened.append(f"{name} is {entity.urn}")
+        yield from self._work_units(entity)
+
+    def _work_units(self, entity: Entity) -> Units:
+        urn = str(entity.urn)
+        self._guard.sent(urn)
+        for aspect in entity.aspects:
+            yield MetadataChangeProposalWrapper(entityUrn=urn, aspect=aspect).as_workunit()
+
+    def _read(self, records: Iterator[T | Unreadable], tally: Tally | None) -> Iterator[T]:
+        """What could be read; the rest goes into the report."""
+        for record in self._timed(records):
+            if isinstance(record, Unreadable):
+                self._unreadable(record, tally or self._report.runs)
+                continue
+            if tally:
+                tally.read += 1
+            yield record
+
+    def _timed(self, records: Iterable[T]) -> Iterator[T]:
+        """Counts the time in which MLflow is waited for."""
+        iterator = iter(records)
+        while True:
+            with self._report.waiting_for_mlflow:
+                try:
+                    record = next(iterator)
+                except StopIteration:
+                    return
+            yield record
+
+    def _unreadable(self, record: Unreadable, tally: Tally) -> None:
+        tally.unreadable += 1
+        if record.kind == "run" and record.listing_broke_off:
+            self._runs_broke_off = True
+        if record.kind == "run" and record.run_id:
+            self._guard.run_unreadable(run_urn(record.run_id, self._rules.naming))
+        else:
+            self._guard.listing_incomplete(record.kind)
+        if record.listing_broke_off:
+            self._report.entity_failure(
+                title="A listing broke off",
+                message="What comes behind it was not read, and stays in DataHub as it was.",
+                context=f"{record.kind}s: {record.what}: {record.reason}",
+            )
+        else:
+            self._report.entity_failure(
+                title="MLflow can't serve it",
+                message="MLflow holds it in its database and fails on it. It stays in DataHub as it was.",
+                context=f"{record.kind} {record.what}: {record.reason}",
+            )

@@ -1,0 +1,167 @@
+"""Registered models, as groups; their versions, as models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from datahub.metadata.schema_classes import (
+    AuditStampClass,
+    BaseDataClass,
+    ContainerClass,
+    MetadataAttributionClass,
+    MLModelGroupPropertiesClass,
+    MLModelPropertiesClass,
+    SourceCodeClass,
+    SourceCodeUrlClass,
+    SourceCodeUrlTypeClass,
+    TimeStampClass,
+    TrainingDataClass,
+    VersionPropertiesClass,
+    VersionTagClass,
+    _Aspect,
+)
+from datahub.metadata.urns import ContainerUrn
+
+from datahub_mlflow_source.mapping.code import source_code_url
+from datahub_mlflow_source.mapping.datasets import InputDataset, is_evaluation
+from datahub_mlflow_source.mapping.experiments import time_stamp
+from datahub_mlflow_source.mapping.rules import NOTE, Entity, Rules, Trim, platform_aspects, tag_value
+from datahub_mlflow_source.mapping.runs import hyper_params, metrics
+from datahub_mlflow_source.mapping.urns import (
+    model_group_urn,
+    model_version_urn,
+    run_urn,
+    user_urn,
+    version_set_urn,
+)
+from datahub_mlflow_source.records import ModelVersion, RegisteredModel, Run, Tags
+
+MODEL_GROUP = "ML Model Group"
+MODEL = "ML Model"
+
+_MOST_TRAINING_JOBS = 500  # of a group, the latest; DataHub's page shows 100
+_MOST_PILLS, _LONGEST_PILL = 20, 60
+_CONNECTOR = "urn:li:corpuser:datahub"  # whom the built-in names as the one who attributes versions
+
+
+def map_model(
+    model: RegisteredModel,
+    latest_version: str | None,
+    run_ids: Sequence[str],
+    registry: ContainerUrn,
+    rules: Rules,
+) -> Entity:
+    """Everything DataHub shows about one registered model.
+
+    `run_ids` are the emitted runs that its versions came from, the latest first.
+    """
+    trim = Trim(rules.limits)
+    jobs = trim.first("training jobs", run_ids, _MOST_TRAINING_JOBS)
+    properties = MLModelGroupPropertiesClass(
+        name=model.name,
+        description=trim.description(model.description or tag_value(model.tags, NOTE)),
+        customProperties=trim.properties(
+            model.tags, [("name", model.name), ("aliases", ", ".join(f"{a}={v}" for a, v in model.aliases))]
+        ),
+        externalUrl=rules.registry_web.model(model.name),
+        created=time_stamp(model.creation_time),
+        lastModified=time_stamp(model.last_updated_time),
+        version=_version_tag(latest_version, model.last_updated_time) if latest_version else None,
+        trainingJobs=[str(run_urn(run_id, rules.naming)) for run_id in jobs],
+    )
+    aspects: list[_Aspect] = [
+        properties,
+        ContainerClass(str(registry)),
+        *platform_aspects(MODEL_GROUP, rules.naming),
+    ]
+    return Entity(model_group_urn(model.name, rules.naming), aspects, trim.cut)
+
+
+def map_version(
+    version: ModelVersion,
+    run: Run | None,
+    run_is_emitted: bool,
+    inputs: Sequence[InputDataset],
+    registry: ContainerUrn,
+    rules: Rules,
+) -> Entity:
+    """Everything DataHub shows about one model version.
+
+    `run` is the one it came from, and `inputs` what that read: None and empty where the run is not there any more
+    or was not asked for.
+    """
+    trim = Trim(rules.limits)
+    properties = _properties(version, run, run_is_emitted, rules, trim)
+    aspects: list[_Aspect] = [
+        properties,
+        _version_properties(version, rules),
+        ContainerClass(str(registry)),
+        *platform_aspects(MODEL, rules.naming),
+    ]
+    code = source_code_url(run.tags) if run else None
+    if code:
+        url = SourceCodeUrlClass(SourceCodeUrlTypeClass.TRAINING_PIPELINE_SOURCE_CODE, code)
+        aspects.append(SourceCodeClass([url]))
+    training = sorted({str(dataset.urn) for dataset in inputs if not is_evaluation(dataset.input)})
+    if training:
+        aspects.append(TrainingDataClass([BaseDataClass(urn) for urn in training]))
+    return Entity(model_version_urn(version.name, version.version, rules.naming), aspects, trim.cut)
+
+
+def _properties(
+    version: ModelVersion, run: Run | None, run_is_emitted: bool, rules: Rules, trim: Trim
+) -> MLModelPropertiesClass:
+    naming = rules.naming
+    ours = [
+        ("name", version.name),
+        ("version", version.version),
+        ("run_id", version.run_id),
+        ("source", version.source),
+        ("stage", version.stage),
+        ("status", version.status),
+        ("status_message", version.status_message),
+        ("run_link", version.run_link),
+        ("user_id", version.user_id),
+    ]
+    user = version.user_id or (run.user_id if run else "")
+    created = version.creation_time
+    return MLModelPropertiesClass(
+        name=f"{version.name}{naming.separator}{version.version}",
+        description=trim.description(version.description or tag_value(version.tags, NOTE)),
+        customProperties=trim.properties(version.tags, ours),
+        externalUrl=rules.registry_web.version(version.name, version.version),
+        created=TimeStampClass(created, str(user_urn(user)) if user else None) if created is not None else None,
+        lastModified=time_stamp(version.last_updated_time),
+        hyperParams=hyper_params(run.params, trim) if run else None,
+        trainingMetrics=metrics(run.metrics, trim) if run else None,
+        trainingJobs=[str(run_urn(version.run_id, naming))] if run_is_emitted else [],
+        groups=[str(model_group_urn(version.name, naming))],
+        tags=_pills(version.tags),
+    )
+
+
+def _pills(tags: Tags) -> list[str]:
+    """`key:value` as the built-in has it, for the group's table; only what a person can read there."""
+    texts = [f"{key}:{value}" if value else key for key, value in tags if not key.startswith("mlflow.")]
+    return [text for text in texts if len(text) <= _LONGEST_PILL and "\n" not in text and "://" not in text][
+        :_MOST_PILLS
+    ]
+
+
+def _version_properties(version: ModelVersion, rules: Rules) -> VersionPropertiesClass:
+    created = version.creation_time
+    return VersionPropertiesClass(
+        versionSet=str(version_set_urn(version.name, rules.naming)),
+        version=_version_tag(version.version, created),
+        aliases=[VersionTagClass(alias) for alias in version.aliases],
+        # The server compares these as text; its latest is the greatest.
+        sortId=version.version.zfill(10),
+        sourceCreatedTimestamp=AuditStampClass(created, str(user_urn(version.user_id)))
+        if created is not None
+        else None,
+    )
+
+
+def _version_tag(version: str, time: int | None) -> VersionTagClass:
+    attribution = MetadataAttributionClass(time, _CONNECTOR) if time is not None else None
+    return VersionTagClass(version, attribution)

@@ -1,0 +1,157 @@
+"""What mapping needs to know beside the record: made from the recipe once, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeVar
+from urllib.parse import quote
+
+from datahub.metadata.schema_classes import DataPlatformInstanceClass, StatusClass, SubTypesClass, _Aspect
+from datahub.metadata.urns import Urn
+
+from datahub_mlflow_source.mapping.urns import PLATFORM_URN, Naming, platform_instance_urn
+from datahub_mlflow_source.records import Tags
+from datahub_mlflow_source.redaction import redact
+
+T = TypeVar("T")
+
+OURS = "mlflow_source."  # prefix of the custom properties that are no MLflow tags
+_NOT_TAGS = (OURS, "signature.")
+# Never sent: uncommitted code, and a JSON of model files that says nothing the version doesn't.
+LEFT_OUT = frozenset({"mlflow.source.git.diff", "mlflow.log-model.history"})
+NOTE = "mlflow.note.content"  # what MLflow's UI shows as description
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of one entity is sent; see `limits` in the recipe."""
+
+    max_params: int = 2000
+    max_metrics: int = 2000
+    max_tags: int = 1000
+    max_value_chars: int = 10_000
+    max_description_chars: int = 65_000
+
+
+@dataclass(frozen=True, slots=True)
+class Web:
+    """Where people open MLflow in a browser. Routes of its UI from 2.10 to 3.17."""
+
+    base: str | None = None
+
+    def experiment(self, experiment_id: str) -> str | None:
+        return self._url(f"experiments/{experiment_id}")
+
+    def run(self, experiment_id: str, run_id: str) -> str | None:
+        return self._url(f"experiments/{experiment_id}/runs/{run_id}")
+
+    def models(self) -> str | None:
+        return self._url("models")
+
+    def model(self, name: str) -> str | None:
+        return self._url(f"models/{quote(name, safe='')}")
+
+    def version(self, name: str, version: str) -> str | None:
+        return self._url(f"models/{quote(name, safe='')}/versions/{version}")
+
+    def _url(self, route: str) -> str | None:
+        return f"{self.base}/#/{route}" if self.base else None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Everything that the recipe says about mapping."""
+
+    naming: Naming = field(default_factory=Naming)
+    limits: Limits = field(default_factory=Limits)
+    web: Web = field(default_factory=Web)
+    registry_web: Web = field(default_factory=Web)  # differs where the registry is another server
+    platform_of_type: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """One DataHub entity, whole: all that we say about it."""
+
+    urn: Urn
+    aspects: list[_Aspect]
+    cut: list[str] = field(default_factory=list)  # what the limits left out, for the report
+
+
+class Trim:
+    """Cuts what is too long or too many for one entity, takes credentials out, and remembers what it cut."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.cut: list[str] = []
+
+    def value(self, what: str, text: str) -> str:
+        """A single value, such as that of the tag `what`."""
+        clean = redact(text)
+        most = self.limits.max_value_chars
+        if len(clean) <= most:
+            return clean
+        self.cut.append(f"{what[:100]}: {len(clean)} characters, {most} sent")
+        return clean[: most - 1] + "…"
+
+    def description(self, text: str) -> str | None:
+        """A description; None where there is none."""
+        if not text:
+            return None
+        clean = redact(text)
+        most = self.limits.max_description_chars
+        if len(clean) <= most:
+            return clean
+        self.cut.append(f"description: {len(clean)} characters, {most} sent")
+        return clean[: most - 1] + "…"
+
+    def first(self, what: str, things: Sequence[T], most: int) -> Sequence[T]:
+        """The first so many params, metrics or tags."""
+        if len(things) <= most:
+            return things
+        self.cut.append(f"{what}: {len(things)}, {most} sent")
+        return things[:most]
+
+    def properties(self, tags: Tags, ours: Iterable[tuple[str, str | None]]) -> dict[str, str]:
+        """Custom properties: MLflow's tags under their own keys, ours with a prefix.
+
+        `ours` are pairs of a key without prefix and a value; empty values are left out. A tag whose key looks
+        like one of ours gets `tag.` in front.
+        """
+        kept = [pair for pair in tags if pair[0] not in LEFT_OUT]
+        found = {_tag_key(key): self.value(key, text) for key, text in self.first("tags", kept, self.limits.max_tags)}
+        found.update((OURS + key, self.value(key, text)) for key, text in ours if text)
+        return found
+
+
+def _tag_key(key: str) -> str:
+    bare = key
+    while bare.startswith("tag."):
+        bare = bare[4:]
+    return f"tag.{key}" if bare.startswith(_NOT_TAGS) else key
+
+
+def without(tags: Tags, *keys: str) -> Tags:
+    """The tags but these."""
+    return tuple(pair for pair in tags if pair[0] not in keys)
+
+
+def tag_value(tags: Tags, key: str) -> str:
+    """A tag's value; "" where there is none."""
+    return next((value for name, value in tags if name == key), "")
+
+
+def platform_aspects(subtype: str, naming: Naming) -> list[_Aspect]:
+    """Subtype, platform and its instance: on every entity that can have them."""
+    instance = platform_instance_urn(naming)
+    return [
+        SubTypesClass([subtype]),
+        DataPlatformInstanceClass(PLATFORM_URN, str(instance) if instance else None),
+    ]
+
+
+def alive() -> StatusClass:
+    """As primary aspect alone: an entity that is still there, though nothing else is said about it."""
+    return StatusClass(removed=False)

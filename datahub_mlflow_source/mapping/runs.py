@@ -1,0 +1,116 @@
+"""Runs, as process instances with what they read and what they made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from datahub.metadata.schema_classes import (
+    AuditStampClass,
+    ContainerClass,
+    DataProcessInstanceInputClass,
+    DataProcessInstanceOutputClass,
+    DataProcessInstancePropertiesClass,
+    DataProcessInstanceRelationshipsClass,
+    DataProcessInstanceRunEventClass,
+    DataProcessInstanceRunResultClass,
+    DataProcessRunStatusClass,
+    EdgeClass,
+    MLHyperParamClass,
+    MLMetricClass,
+    MLTrainingRunPropertiesClass,
+    RunResultTypeClass,
+    _Aspect,
+)
+
+from datahub_mlflow_source.mapping.datasets import InputDataset, edges
+from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, platform_aspects, tag_value
+from datahub_mlflow_source.mapping.urns import experiment_urn, model_version_urn, run_urn, user_urn
+from datahub_mlflow_source.records import Metric, ModelVersion, Run, Tags
+
+TRAINING_RUN = "ML Training Run"  # the built-in's subtype (MLAssetSubTypes.MLFLOW_TRAINING_RUN)
+
+_RESULTS = {
+    "FINISHED": RunResultTypeClass.SUCCESS,
+    "FAILED": RunResultTypeClass.FAILURE,
+    # DataHub has no word for it. Not SKIPPED, as the built-in says: a killed run did run.
+    "KILLED": RunResultTypeClass.FAILURE,
+}
+
+
+def map_run(
+    run: Run, experiment_name: str, versions: Sequence[ModelVersion], inputs: Sequence[InputDataset], rules: Rules
+) -> Entity:
+    """Everything DataHub shows about one run. `versions` are those registered from it, `inputs` what it read."""
+    trim = Trim(rules.limits)
+    aspects: list[_Aspect] = [
+        _properties(run, rules, trim),
+        MLTrainingRunPropertiesClass(
+            id=run.run_id,
+            outputUrls=[trim.value("artifact_uri", run.artifact_uri)] if run.artifact_uri else None,
+            hyperParams=hyper_params(run.params, trim),
+            trainingMetrics=metrics(run.metrics, trim),
+        ),
+        ContainerClass(str(experiment_urn(experiment_name, rules.naming))),
+        *platform_aspects(TRAINING_RUN, rules.naming),
+        *_events(run),
+    ]
+    parent = tag_value(run.tags, "mlflow.parentRunId")
+    if parent:
+        parent_urn = str(run_urn(parent, rules.naming))
+        aspects.append(DataProcessInstanceRelationshipsClass(parentInstance=parent_urn, upstreamInstances=[]))
+    if inputs:
+        aspects.append(DataProcessInstanceInputClass(inputs=[], inputEdges=edges(inputs, trim)))
+    if versions:
+        outputs = [EdgeClass(str(model_version_urn(v.name, v.version, rules.naming))) for v in versions]
+        aspects.append(DataProcessInstanceOutputClass(outputs=[], outputEdges=outputs))
+    return Entity(run_urn(run.run_id, rules.naming), aspects, trim.cut)
+
+
+def _properties(run: Run, rules: Rules, trim: Trim) -> DataProcessInstancePropertiesClass:
+    ours = [
+        ("run_id", run.run_id),
+        ("experiment_id", run.experiment_id),
+        ("status", run.status),
+        ("user_id", run.user_id),
+        ("artifact_uri", run.artifact_uri),
+        ("lifecycle_stage", run.lifecycle_stage),
+    ]
+    return DataProcessInstancePropertiesClass(
+        name=run.name,
+        created=AuditStampClass(run.start_time or 0, str(user_urn(run.user_id))),
+        externalUrl=rules.web.run(run.experiment_id, run.run_id),
+        customProperties=trim.properties(run.tags, ours),
+    )
+
+
+def hyper_params(params: Tags, trim: Trim) -> list[MLHyperParamClass]:
+    """Params under their own names, in order."""
+    kept = trim.first("params", params, trim.limits.max_params)
+    return [MLHyperParamClass(name, value=trim.value(name, value)) for name, value in kept]
+
+
+def metrics(values: Sequence[Metric], trim: Trim) -> list[MLMetricClass]:
+    """Last values, with their step and time."""
+    kept = trim.first("metrics", values, trim.limits.max_metrics)
+    return [
+        MLMetricClass(metric.key, f"step {metric.step}", str(metric.value), createdAt=metric.timestamp or None)
+        for metric in kept
+    ]
+
+
+def _events(run: Run) -> Iterator[DataProcessInstanceRunEventClass]:
+    """When it started, and how it ended."""
+    if run.start_time is not None:
+        yield DataProcessInstanceRunEventClass(run.start_time, DataProcessRunStatusClass.STARTED)
+    result = _RESULTS.get(run.status)
+    # A run that ended without saying when, ended at its start as far as DataHub's time line goes.
+    ended = run.end_time if run.end_time is not None else run.start_time
+    if result is None or ended is None:
+        return
+    took = run.end_time - run.start_time if run.end_time is not None and run.start_time is not None else None
+    yield DataProcessInstanceRunEventClass(
+        ended,
+        DataProcessRunStatusClass.COMPLETE,
+        result=DataProcessInstanceRunResultClass(result, nativeResultType=run.status),
+        durationMillis=took if took is not None and took >= 0 else None,
+    )

@@ -1,0 +1,178 @@
+"""Every URN that the connector emits is made here and nowhere else.
+
+Only DataHub's typed URN classes are used: they encode `,`, `(`, `)` and `␟`, which the
+`make_…_urn` functions of `datahub.emitter.mce_builder` do not. They leave `%` alone, see `escaped`.
+Where `platform_instance` is unset and `env` is PROD, the URNs of experiments, runs, models, versions
+and version sets are those of DataHub's built-in source (`datahub/ingestion/source/mlflow.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import quote_plus
+
+from datahub.api.entities.dataprocess.dataprocess_instance import DataProcessInstanceKey
+from datahub.emitter.mce_builder import datahub_guid
+from datahub.emitter.mcp_builder import ContainerKey, ExperimentKey
+from datahub.metadata.urns import (
+    ContainerUrn,
+    CorpUserUrn,
+    DataPlatformInstanceUrn,
+    DataPlatformUrn,
+    DataProcessInstanceUrn,
+    DatasetUrn,
+    MlModelGroupUrn,
+    MlModelUrn,
+    TagUrn,
+    Urn,
+    VersionSetUrn,
+)
+
+PLATFORM = "mlflow"
+PLATFORM_URN = str(DataPlatformUrn(PLATFORM))
+URN_BYTES = 512  # the server's limit on a URN, URL-encoded (UrnValidationUtil.java)
+
+_SHORTENED_HASH = 16  # hex digits that stand for what was cut off
+_SHORTENED = re.compile(rf"~[0-9a-f]{{{_SHORTENED_HASH}}}(,|$)")
+_LONGEST_CHARACTER = 12  # bytes of one more character, URL-encoded: four of UTF-8
+_READS_AS_ENCODED = re.compile(r"%(25)*(2C|28|29|E2%(25)*90%(25)*9F)")
+
+U = TypeVar("U", bound=Urn)
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """What the recipe says about names."""
+
+    env: str = "PROD"
+    platform_instance: str | None = None
+    separator: str = "_"  # between a model's name and its version
+
+    def qualified(self, name: str) -> str:
+        """`[<platform_instance>.]<name>`"""
+        return f"{self.platform_instance}.{name}" if self.platform_instance else name
+
+
+class ModelRegistryKey(ContainerKey):
+    """The container that all registered models are in."""
+
+    id: str = "registry"
+
+
+class _SecondRegistryKey(ModelRegistryKey):
+    """As above, beside an experiment that is itself called "registry"."""
+
+    kind: str = "Model Registry"
+
+
+def escaped(name: str) -> str:
+    """The name with `%` written `%25`, if any of it would read as one of DataHub's encoded characters.
+
+    Otherwise the models `a,b` (encoded `a%2Cb`) and `a%2Cb` would be one entity. Injective: a name that is
+    already such an escape, like `a%252Cb`, is escaped once more.
+    """
+    return name.replace("%", "%25") if _READS_AS_ENCODED.search(name) else name
+
+
+def encoded_length(urn: str) -> int:
+    """Bytes of a URN as the server counts them: after Java's `URLEncoder.encode`."""
+    return len(quote_plus(urn, safe="*")) + 2 * urn.count("~")
+
+
+def fit(make: Callable[[str], U], name: str) -> U:
+    """`make(name)`; where that URN is too long for the server, with a readable prefix and a hash for the name.
+
+    Deterministic. `is_shortened` tells whether it happened.
+    """
+    urn = make(name)
+    if len(str(urn)) * 9 <= URN_BYTES or encoded_length(str(urn)) <= URN_BYTES:
+        return urn
+    suffix = "~" + hashlib.sha256(name.encode()).hexdigest()[:_SHORTENED_HASH]
+    fits, too_long = 0, len(name)
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        if encoded_length(str(make(name[:middle] + suffix))) <= URN_BYTES:
+            fits = middle
+        else:
+            too_long = middle
+    return make(name[:fits] + suffix)
+
+
+def is_shortened(urn: Urn) -> bool:
+    """Whether `fit` had to cut the name in this URN."""
+    text = str(urn)
+    return bool(_SHORTENED.search(text)) and encoded_length(text) > URN_BYTES - _LONGEST_CHARACTER
+
+
+def experiment_urn(name: str, naming: Naming) -> ContainerUrn:
+    """urn:li:container:<guid of platform, experiment name[, instance]>; no env, as the built-in."""
+    return ExperimentKey(platform=PLATFORM_URN, id=name, instance=naming.platform_instance).as_urn_typed()
+
+
+def registry_urn(naming: Naming, *, beside_experiment_of_that_name: bool = False) -> ContainerUrn:
+    """urn:li:container:<guid of platform, "registry"[, instance]>
+
+    An experiment called "registry" has that very guid, since the built-in's key for experiments has the same
+    fields; beside one, the registry's key has one field more.
+    """
+    key = _SecondRegistryKey if beside_experiment_of_that_name else ModelRegistryKey
+    return key(platform=PLATFORM_URN, instance=naming.platform_instance).as_urn_typed()
+
+
+def run_urn(run_id: str, naming: Naming) -> DataProcessInstanceUrn:
+    """urn:li:dataProcessInstance:<guid of run id, orchestrator "mlflow"[, cluster = instance]>"""
+    key = DataProcessInstanceKey(id=run_id, orchestrator=PLATFORM, cluster=naming.platform_instance)
+    return DataProcessInstanceUrn(key.guid())
+
+
+def model_group_urn(name: str, naming: Naming) -> MlModelGroupUrn:
+    """urn:li:mlModelGroup:(urn:li:dataPlatform:mlflow,[<instance>.]<name>,<env>)"""
+    return fit(lambda text: MlModelGroupUrn(PLATFORM, text, naming.env), escaped(naming.qualified(name)))
+
+
+def model_version_urn(name: str, version: str, naming: Naming) -> MlModelUrn:
+    """urn:li:mlModel:(urn:li:dataPlatform:mlflow,[<instance>.]<name><separator><version>,<env>)"""
+    text = escaped(naming.qualified(f"{name}{naming.separator}{version}"))
+    return fit(lambda text: MlModelUrn(PLATFORM, text, naming.env), text)
+
+
+def version_set_urn(name: str, naming: Naming) -> VersionSetUrn:
+    """urn:li:versionSet:(<guid of platform, name[, instance][, env other than PROD]>,mlModel)"""
+    key = {"platform": PLATFORM, "name": name}
+    if naming.platform_instance:
+        key["instance"] = naming.platform_instance
+    if naming.env != "PROD":
+        key["env"] = naming.env
+    return VersionSetUrn(datahub_guid(key), MlModelUrn.ENTITY_TYPE)
+
+
+def dataset_urn(name: str, identity: str, naming: Naming) -> DatasetUrn:
+    """urn:li:dataset:(urn:li:dataPlatform:mlflow,[<instance>.]<name>-<8 hex>,<env>)
+
+    The hex digits are of a sha256 over `identity`: `<source type>|<canonical source>`, or
+    `experiment|<experiment name>` for a dataset without a usable source.
+    """
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+    text = escaped(naming.qualified(f"{name}-{digest}"))
+    return fit(lambda text: DatasetUrn(PLATFORM, text, naming.env), text)
+
+
+def stage_tag_urn(stage: str) -> TagUrn:
+    """urn:li:tag:mlflow_<stage in lower case>"""
+    return TagUrn(f"mlflow_{stage.lower()}")
+
+
+def user_urn(user_id: str) -> CorpUserUrn:
+    """urn:li:corpuser:<user id>; `unknown`, DataHub's own word, where MLflow has none."""
+    return fit(CorpUserUrn, escaped(user_id.strip() or "unknown"))
+
+
+def platform_instance_urn(naming: Naming) -> DataPlatformInstanceUrn | None:
+    """urn:li:dataPlatformInstance:(urn:li:dataPlatform:mlflow,<instance>)"""
+    if not naming.platform_instance:
+        return None
+    return DataPlatformInstanceUrn(PLATFORM_URN, naming.platform_instance)

@@ -1,0 +1,151 @@
+"""Runs that MLflow holds and can't serve: reading around them, and finding out which they are.
+
+A run whose row has a NULL where MLflow expects a value makes `runs/search` answer 500 for its whole page, without
+saying which row it was (seen on 2.10 to 3.17; since 3.10 also for the page before, as servers read one row more
+than asked). Such a page is read with a filter that leaves the bad rows out. The id of a bad one is then spelled
+out: a search for `run_id LIKE '3f%'` fails if and only if a bad run's id starts like that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from datahub_mlflow_source.errors import PageError
+from datahub_mlflow_source.readers.paging import BadRow, Page, Row, offset_token, walk_around
+
+# True for every row that MLflow can convert: NULL satisfies no comparison.
+SERVABLE = "attributes.start_time != -1 AND attributes.status LIKE '%' AND attributes.user_id LIKE '%'"
+
+_LETTERS = "0123456789abcdef" + "ghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-"
+_ID_LENGTH = 32
+
+# One page of runs by run id: token, how many at most, and only the servable ones.
+FetchRuns = Callable[[str | None, int, bool], Page]
+# Does a search with this filter meet a bad row?
+Fails = Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class BadRuns:
+    """So many bad runs stand between these two good ones (and other good ones), in the order of run ids."""
+
+    count: int
+    after: str  # "" at the start
+    before: str  # "" at the end
+    reason: str
+
+
+def walk_runs(fetch: FetchRuns, page_size: int) -> Iterator[list[Row] | BadRuns | BadRow]:
+    """All pages of runs; around bad ones only the good, followed by what is missing there.
+
+    Raises:
+        ServerError: the listing breaks off here.
+    """
+    place, bad, last = 0, 0, ""  # in the listing; bad rows before it; the last good run before it
+    already: set[str] = set()  # given with the servable ones, and about to come again
+    while True:
+        try:
+            page = fetch(offset_token(place), page_size, False)
+        except PageError as error:
+            around = _Around(fetch, page_size, place, bad, last)
+            yield from around.rows(error)
+            if around.page is None:
+                return
+            place, bad, already, page = around.place, bad + around.bad, around.ahead, around.page
+        rows = [row for row in page.rows if run_id_of(row) not in already] if already else page.rows
+        if rows:
+            yield rows
+        if page.rows:
+            last = run_id_of(page.rows[-1])
+            already.difference_update(map(run_id_of, page.rows))
+        place += len(page.rows)
+        if not page.next_token:
+            return
+
+
+class _Around:
+    """From a page that fails to the next one that doesn't.
+
+    Attributes, once `rows` is exhausted:
+        place, page: the next readable page and where it stands; page is None where all has been read.
+        bad: how many bad rows were passed.
+        ahead: ids of runs that were given already although they come at `place` or later.
+    """
+
+    def __init__(self, fetch: FetchRuns, size: int, place: int, bad_before: int, last: str) -> None:
+        self.place, self.bad = place, 0
+        self.page: Page | None = None
+        self.ahead: set[str] = set()
+        self._fetch, self._size, self._bad_before, self._last = fetch, size, bad_before, last
+
+    def rows(self, error: PageError) -> Iterator[list[Row] | BadRuns | BadRow]:
+        start, servable_start = self.place, self.place - self._bad_before
+        ids: list[str] = []
+        while self.page is None:
+            try:
+                servable = self._fetch(offset_token(servable_start + len(ids)), self._size, True)
+            except PageError:  # none of the known causes
+                yield from walk_around(lambda token, size, _: self._fetch(token, size, False), start, self._size)
+                return
+            ids += map(run_id_of, servable.rows)
+            yield servable.rows
+            self.place += self._size
+            self.page = self._readable()
+        if self.page.rows:
+            before = run_id_of(self.page.rows[0])
+            passed = ids.index(before) if before in ids else len(ids)
+        else:
+            before, passed = "", len(ids)
+            self.place = self._end(start + passed)
+        self.bad = max(self.place - start - passed, 0)
+        self.ahead = set(ids[passed:])
+        if self.bad:
+            yield BadRuns(self.bad, self._last, before, str(error))
+
+    def _readable(self) -> Page | None:
+        try:
+            return self._fetch(offset_token(self.place), self._size, False)
+        except PageError:
+            return None
+
+    def _end(self, at_least: int) -> int:
+        """How many rows the listing has: `at_least` so many, `self.place` at most."""
+        low, high = at_least, self.place
+        while low < high:
+            middle = (low + high) // 2
+            try:
+                exists = bool(self._fetch(offset_token(middle), 1, False).rows)
+            except PageError:
+                exists = True
+            low, high = (middle + 1, high) if exists else (low, middle)
+        return low
+
+
+def run_id_of(row: Row) -> str:
+    """MLflow calls it run_id; servers send run_uuid beside it."""
+    return str(row["info"].get("run_id") or row["info"]["run_uuid"])
+
+
+def spell_out(fails: Fails, gap: BadRuns, known: list[str]) -> str | None:
+    """The id of a bad run in this gap, other than the known ones; None where it can't be found out.
+
+    Some 270 small requests for an id of 32 hex digits.
+    """
+    but = "".join(f" AND attributes.run_id != '{run_id}'" for run_id in known)
+    prefix = ""
+    while len(prefix) < _ID_LENGTH or not fails(f"attributes.run_id = '{prefix}'{but}"):
+        possible = [letter for letter in _LETTERS if _within(prefix + letter, gap)]
+        letter = next((c for c in possible if fails(f"attributes.run_id LIKE '{prefix}{c}%'{but}")), None)
+        if letter is None:
+            return prefix if prefix and fails(f"attributes.run_id = '{prefix}'{but}") else None
+        prefix += letter
+    return prefix
+
+
+def _within(prefix: str, gap: BadRuns) -> bool:
+    """Whether an id with this prefix can stand in the gap. Only hex digits sort alike in every database."""
+    if not all(letter in "0123456789abcdef" for letter in prefix + gap.after + gap.before):
+        return True
+    length = len(prefix)
+    return (prefix >= gap.after[:length]) and (not gap.before or prefix <= gap.before[:length])

@@ -1,0 +1,63 @@
+"""What every reader offers. A reader knows MLflow and nothing of DataHub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from datahub_mlflow_source.records import Experiment, ModelVersion, RegisteredModel, Run, Unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class RunScope:
+    """Which runs a listing is to give."""
+
+    include_deleted: bool = False
+    filter: str | None = None  # MLflow's search syntax
+    started_after: int | None = None  # epoch milliseconds
+    latest_per_experiment: int | None = None  # so many of each experiment, the latest; None: all
+
+
+class Reader(Protocol):
+    """One MLflow deployment, opened for reading.
+
+    What can't be read comes as an `Unreadable` in its place; an exception (ServerError) means that nothing
+    more can be read at all. The order of what comes is the same at every reading.
+    """
+
+    def check(self) -> None:
+        """Is MLflow there and may we read it? Raises ServerError, soon."""
+        ...
+
+    def server_version(self) -> str | None:
+        """For the report; None where it can't be known."""
+        ...
+
+    def experiments(self) -> Iterator[Experiment | Unreadable]:
+        """All of them, the deleted ones too; by id."""
+        ...
+
+    def registry(self) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
+        """All models by name, then all their versions with the model's aliases joined in.
+
+        A version whose model could not be read comes as Unreadable: nobody knows its aliases.
+        """
+        ...
+
+    def runs(self, experiment_ids: Iterable[str], scope: RunScope) -> Iterator[Run | Unreadable]:
+        """The runs of these experiments, by run id."""
+        ...
+
+    def runs_by_id(
+        self, run_ids: Iterable[str], experiment_ids: Iterable[str], scope: RunScope
+    ) -> Iterator[Run | Unreadable]:
+        """Those of these runs that are in these experiments and in scope, in bulk.
+
+        One that is not there (any more, or for us) is left out. `latest_per_experiment` doesn't apply.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives back connections."""
+        ...

@@ -1,0 +1,238 @@
+"""MLflow's REST API as calls: one pooled session, short retries, and answers turned into errors people can use.
+
+Plain HTTP and not MlflowClient: that one hides page boundaries, filters listings in a way that servers before
+2.21 answer with nothing, and retries a 500 for four minutes (measured on mlflow 3.17).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from threading import Lock
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import tenacity
+from requests.adapters import HTTPAdapter
+
+from datahub_mlflow_source.connection import Connection
+from datahub_mlflow_source.errors import PageError, ServerError
+
+logger = logging.getLogger(__name__)
+
+_API = "/api/2.0/mlflow/"
+_TRIED_AGAIN = (429, 502, 503, 504)
+_CONNECT_SECONDS = 5.0  # a host that is there accepts sooner; with retries an absent one is known in 20 s
+_FIRST_ANSWER_SECONDS = 10.0
+_LONGEST_WAIT_SECONDS = 60.0
+_backoff = tenacity.wait_random_exponential(multiplier=0.5, max=8)
+
+
+class MlflowHttp:
+    """Calls to one MLflow server. Safe to use from several threads.
+
+    Attributes:
+        requests_sent: how many HTTP requests were made, retries included.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.requests_sent = 0
+        self._counting = Lock()
+        self._session = requests.Session()
+        self._session.headers.update({"Accept": "application/json", **connection.headers})
+        self._session.auth = connection.auth
+        self._session.verify = connection.verify
+        self._session.cert = connection.cert
+        for prefix in ("http://", "https://"):
+            self._session.mount(prefix, HTTPAdapter(pool_connections=2, pool_maxsize=8))
+
+    def close(self) -> None:
+        self._session.close()
+
+    def check(self, path: str, params: Mapping[str, Any]) -> None:
+        """Is MLflow there, and does it let us in? Known within 25 seconds.
+
+        Raises:
+            ServerError: it isn't, or doesn't.
+        """
+        timeout = min(self.connection.timeout_seconds, _FIRST_ANSWER_SECONDS)
+        self._call("GET", path, params=params, tries=2, timeout=timeout)
+
+    def version(self) -> str | None:
+        """What `GET /version` says, for the report; None where the server (Databricks, a proxy) doesn't say."""
+        try:
+            response = self._send("GET", self.connection.url + "/version", timeout=_FIRST_ANSWER_SECONDS)
+        except requests.RequestException:
+            return None
+        text = response.text.strip()
+        return text if response.status_code == 200 and len(text) < 40 and "<" not in text else None
+
+    def get(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """GET, below /api/2.0/mlflow/. Raises ServerError, PageError."""
+        return self._call("GET", path, params=params)
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """POST of JSON, below /api/2.0/mlflow/; only for searches, as it may be sent twice. Raises as `get`."""
+        return self._call("POST", path, body=body)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        tries: int | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        url = self.connection.url + _API + path
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(tries or 1 + self.connection.max_retries),
+            wait=_wait_seconds,
+            retry=tenacity.retry_if_exception(is_transient),
+            before_sleep=_log_retry,
+            reraise=True,
+        )
+        try:
+            response = retrying(self._checked, method, url, params=params, json=body, timeout=timeout)
+        except requests.HTTPError as error:
+            raise self._refusal(path, error.response) from error
+        except requests.RequestException as error:
+            raise self._no_answer(error) from error
+        return self._as_json(path, response)
+
+    def _checked(self, method: str, url: str, **kwargs: Any) -> requests.Response:
+        response = self._send(method, url, **kwargs)
+        if not 200 <= response.status_code < 300:
+            raise requests.HTTPError(response=response)
+        return response
+
+    def _send(self, method: str, url: str, *, timeout: float | None = None, **kwargs: Any) -> requests.Response:
+        with self._counting:
+            self.requests_sent += 1
+        # Redirects are not followed: they lead to login pages, and would carry our secret headers there.
+        read_seconds = timeout or self.connection.timeout_seconds
+        timeouts = (min(_CONNECT_SECONDS, read_seconds), read_seconds)
+        return self._session.request(method, url, timeout=timeouts, allow_redirects=False, **kwargs)
+
+    def _as_json(self, path: str, response: requests.Response) -> dict[str, Any]:
+        try:
+            answer = response.json()
+        except ValueError as error:
+            raise self._not_mlflow(path, response) from error
+        if not isinstance(answer, dict):
+            raise self._not_mlflow(path, response)
+        return answer
+
+    def _not_mlflow(self, path: str, response: requests.Response) -> ServerError:
+        kind = response.headers.get("Content-Type", "something without a type").split(";")[0]
+        return ServerError(
+            f"{self.connection.host} answered {path} with {kind} instead of MLflow's JSON, most likely a login page "
+            "or another site. Check `tracking_uri` (and `registry_uri`), and what the proxy in front of MLflow "
+            "wants (`token`, `headers_secret`).",
+            status=response.status_code,
+        )
+
+    def _no_answer(self, error: requests.RequestException) -> ServerError:
+        if isinstance(error, requests.exceptions.SSLError):
+            advice = "Check `tls`: `ca_bundle` for a private authority, `client_cert` where the server asks who we are."
+        elif isinstance(error, requests.exceptions.ProxyError):
+            advice = "Check the proxy in HTTPS_PROXY or HTTP_PROXY, or put the host into NO_PROXY."
+        elif isinstance(error, requests.exceptions.ReadTimeout):
+            advice = "The server took the request and did not answer: check its load, or set `timeout_seconds` higher."
+        else:
+            advice = "Check `tracking_uri` (and `registry_uri`), and that this machine can reach that host and port."
+        return ServerError(f"No answer from MLflow at {self.connection.host}: {_root_cause(error)}. {advice}")
+
+    def _refusal(self, path: str, response: requests.Response) -> ServerError:
+        status = response.status_code
+        code, message = _mlflow_error(response)
+        if status == 500:
+            return PageError(
+                f"MLflow failed on {path} with 500: {message or 'no reason given'}",
+                status=status,
+                error_code=code,
+            )
+        said = f" ({code}: {message})" if message else ""
+        return ServerError(
+            f"{self.connection.host} answered {path} with {status}{said}. {_advice(response, code)}",
+            status=status,
+            error_code=code,
+        )
+
+
+def is_transient(error: BaseException) -> bool:
+    """Worth another try: no answer, a broken one, 429, 502, 503, 504. A 500 is MLflow failing on a row, for ever."""
+    if isinstance(error, requests.HTTPError):
+        return error.response is not None and error.response.status_code in _TRIED_AGAIN
+    if isinstance(error, requests.exceptions.SSLError):
+        return False
+    return isinstance(
+        error,
+        (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError),
+    )
+
+
+def _wait_seconds(state: tenacity.RetryCallState) -> float:
+    """As long as the server asks for (`Retry-After` in seconds), a minute at most; else 0.5, 1, 2 … with jitter."""
+    error = state.outcome.exception() if state.outcome else None
+    response = getattr(error, "response", None)
+    asked = response.headers.get("Retry-After", "") if response is not None else ""
+    if asked.isdigit():
+        return min(float(asked), _LONGEST_WAIT_SECONDS)
+    return _backoff(state)
+
+
+def _log_retry(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    response = getattr(error, "response", None)
+    why = response.status_code if response is not None else type(error).__name__
+    logger.info("MLflow: %s, attempt %d; trying again", why, state.attempt_number)
+
+
+def _mlflow_error(response: requests.Response) -> tuple[str | None, str]:
+    """MLflow's error code and message, or None and "" where the answer isn't MLflow's."""
+    try:
+        answer = json.loads(response.content[:100_000])
+    except ValueError:
+        return None, ""
+    if not isinstance(answer, dict):
+        return None, ""
+    code = answer.get("error_code")
+    return (str(code) if code else None), str(answer.get("message", ""))[:300]
+
+
+def _advice(response: requests.Response, code: str | None) -> str:
+    status = response.status_code
+    if 300 <= status < 400:
+        target = urlsplit(response.headers.get("Location", ""))
+        where = f"{target.scheme}://{target.netloc}{target.path}" if target.netloc else target.path
+        return (
+            f"It redirects to {where[:200]}: a login page, if that is one, wants `token` or `headers_secret` "
+            "(Cloudflare Access: CF-Access-Client-Id and CF-Access-Client-Secret); else set `tracking_uri` to it."
+        )
+    if status == 401:
+        return "Check `username` and `password`, or `token`."
+    if status == 403:
+        return (
+            "Check that this user may read MLflow, what the proxy in front of it wants (`headers_secret`), and, "
+            "where it says Invalid Host, MLflow's `--allowed-hosts`."
+        )
+    if status == 404 and code is None:
+        return "There is no MLflow API at this address: check `tracking_uri` (and `registry_uri`), path included."
+    if status in _TRIED_AGAIN:
+        return "It was tried several times: check the server's load and logs, or set `max_retries` higher."
+    return "Check the server's log."
+
+
+def _root_cause(error: BaseException) -> str:
+    """The innermost reason, without the URL that `requests` repeats at every level."""
+    reason: BaseException = error
+    while reason.args and isinstance(reason.args[-1], BaseException):
+        reason = reason.args[-1]
+    reason = getattr(reason, "reason", reason)
+    text = str(reason).rpartition(">: ")[2] or type(error).__name__
+    return text.strip("'\"() ")[:300].rstrip(".")

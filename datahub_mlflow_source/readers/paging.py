@@ -1,0 +1,160 @@
+"""Walking a paged listing to its end, also past rows that the server can't serve."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from queue import Full, Queue
+from threading import Event, Thread
+from typing import Any, TypeVar
+
+from datahub_mlflow_source.errors import PageError, ServerError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Row = dict[str, Any]  # one entity as MLflow's JSON has it
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that makes the server fail, at this place of the listing."""
+
+    offset: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    rows: list[Row]
+    next_token: str | None
+
+
+# Asks for one page: token, how many rows at most, and whether in reversed order.
+Fetch = Callable[[str | None, int, bool], Page]
+
+
+def walk(fetch: Fetch, page_size: int) -> Iterator[list[Row] | BadRow]:
+    """All pages as they come; around a row that spoils its page, smaller ones, and that row as BadRow.
+
+    Raises:
+        ServerError: the listing breaks off here.
+    """
+    token: str | None = None
+    while True:
+        try:
+            page = _once_more(fetch, token, page_size)
+        except PageError as error:
+            yield from walk_around(fetch, _offset(token, error), page_size)
+            return
+        yield page.rows
+        if not page.next_token:
+            return
+        if page.next_token == token:
+            raise ServerError("MLflow gave the same page token twice. Check for a proxy that caches answers.")
+        token = page.next_token
+
+
+def _once_more(fetch: Fetch, token: str | None, size: int) -> Page:
+    """A 500 may have been a passing one."""
+    try:
+        return fetch(token, size, False)
+    except PageError as error:
+        logger.info("MLflow failed on a page, asking once more: %s", error)
+        return fetch(token, size, False)
+
+
+def walk_around(fetch: Fetch, offset: int, page_size: int) -> Iterator[list[Row] | BadRow]:
+    """Goes on from `offset`, with pages halved before a bad row and doubled again behind it.
+
+    Servers since 3.10 read one row more than they are asked for, so the row *before* a bad one fails too
+    (seen on 3.17.2); each failed row is therefore asked for once more in reversed order, where its other
+    neighbour is the one row more.
+    """
+    size = page_size
+    failed: list[BadRow] = []
+    while True:
+        try:
+            page = fetch(offset_token(offset), size, False)
+        except PageError as error:
+            if size > 1:
+                size //= 2
+                continue
+            failed.append(BadRow(offset, str(error)))
+            offset += 1
+            continue
+        yield page.rows
+        offset += len(page.rows)
+        if not page.next_token:
+            break
+        size = min(2 * size, page_size)
+    for row in failed:
+        yield _from_the_other_side(fetch, row, offset)
+
+
+def _from_the_other_side(fetch: Fetch, row: BadRow, rows_in_all: int) -> list[Row] | BadRow:
+    try:
+        return fetch(offset_token(rows_in_all - 1 - row.offset), 1, True).rows
+    except PageError:
+        return row
+
+
+def offset_token(offset: int) -> str | None:
+    """A page token as MLflow's SQL store makes it (2.10 to 3.17); None for the start."""
+    if not offset:
+        return None
+    return base64.b64encode(json.dumps({"offset": offset}).encode()).decode()
+
+
+def _offset(token: str | None, error: PageError) -> int:
+    """The place that a token stands for. Raises the error, where it is no token of MLflow's SQL store."""
+    if token is None:
+        return 0
+    try:
+        return int(json.loads(base64.b64decode(token))["offset"])
+    except (ValueError, KeyError, TypeError):
+        raise error from None
+
+
+_END: Any = object()
+
+
+def read_ahead(pages: Iterator[T]) -> Iterator[T]:
+    """The same pages, each fetched while the one before is used.
+
+    The fetching thread is a daemon: it never keeps a process alive that was told to end.
+    """
+    queue: Queue[Any] = Queue(maxsize=1)
+    stopped = Event()
+
+    def fetch() -> None:
+        try:
+            for page in pages:
+                if not _put(queue, page, stopped):
+                    return
+            _put(queue, _END, stopped)
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for the page
+            _put(queue, error, stopped)
+
+    Thread(target=fetch, name="mlflow-read-ahead", daemon=True).start()
+    try:
+        while (item := queue.get()) is not _END:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+
+
+def _put(queue: Queue[Any], item: object, stopped: Event) -> bool:
+    """Waits for room. False: nobody wants it any more."""
+    while not stopped.is_set():
+        try:
+            queue.put(item, timeout=0.5)
+        except Full:
+            continue
+        return True
+    return False

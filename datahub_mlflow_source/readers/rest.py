@@ -1,0 +1,253 @@
+"""The reader for a tracking server: MLflow's REST API in large pages."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+from datahub_mlflow_source.connection import Connection
+from datahub_mlflow_source.errors import PageError, ServerError
+from datahub_mlflow_source.readers import rows
+from datahub_mlflow_source.readers.bad_runs import SERVABLE, BadRuns, spell_out, walk_runs
+from datahub_mlflow_source.readers.base import RunScope
+from datahub_mlflow_source.readers.http import MlflowHttp
+from datahub_mlflow_source.readers.paging import BadRow, Page, Row, read_ahead, walk
+from datahub_mlflow_source.records import (
+    Experiment,
+    Kind,
+    ModelVersion,
+    RegisteredModel,
+    Run,
+    Unreadable,
+)
+
+logger = logging.getLogger(__name__)
+
+_MODELS_PER_PAGE = 1000  # MLflow's own limit; experiments, runs and versions may have 50,000 and more
+_EXPERIMENTS_PER_REQUEST = 500
+_MOST_EXPERIMENTS = 10_000  # each is a bound variable in the server's database, SQLite's limit is 32,766
+_MOST_RUNS = 50_000  # per page, MLflow's own limit
+_RUN_IDS_PER_REQUEST = 500  # of 4996 that MLflow's filter parser takes
+_BAD_RUNS_NAMED = 3  # in one ingestion; each costs some 270 small requests
+
+T = TypeVar("T")
+Pages = Iterator[list[Row] | BadRow | BadRuns]
+
+
+class RestReader:
+    """MLflow over HTTP: experiments and runs from one server, models and versions from it or another."""
+
+    def __init__(self, tracking: Connection, registry: Connection, page_size: int) -> None:
+        self._tracking = MlflowHttp(tracking)
+        self._registry = self._tracking if registry == tracking else MlflowHttp(registry)
+        self._page_size = page_size
+        self._bad_runs: list[str] = []
+
+    @property
+    def requests_sent(self) -> int:
+        """HTTP requests so far, retries included."""
+        other = 0 if self._registry is self._tracking else self._registry.requests_sent
+        return self._tracking.requests_sent + other
+
+    def check(self) -> None:
+        self._tracking.check("experiments/search", {"max_results": 1})
+        if self._registry is not self._tracking:
+            self._registry.check("registered-models/search", {"max_results": 1})
+
+    def server_version(self) -> str | None:
+        return self._tracking.version()
+
+    def close(self) -> None:
+        self._tracking.close()
+        self._registry.close()
+
+    def experiments(self) -> Iterator[Experiment | Unreadable]:
+        def fetch(token: str | None, size: int, backwards: bool) -> Page:
+            order = f"experiment_id {'DESC' if backwards else 'ASC'}"
+            query = {"max_results": size, "view_type": "ALL", "order_by": [order]}
+            return _page(self._tracking.post("experiments/search", _with(query, token)), "experiments")
+
+        return _records("experiment", walk(fetch, self._page_size), rows.experiment, "ordered by id")
+
+    def registry(self) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
+        aliases: dict[str, dict[str, list[str]]] = {}
+        for model in self._models():
+            if isinstance(model, RegisteredModel):
+                of_version: dict[str, list[str]] = defaultdict(list)
+                for alias, version in model.aliases:
+                    of_version[version].append(alias)
+                aliases[model.name] = of_version
+            yield model
+        yield from self._versions(aliases)
+
+    def _models(self) -> Iterator[RegisteredModel | Unreadable]:
+        def fetch(token: str | None, size: int, backwards: bool) -> Page:
+            query = {"max_results": size, "order_by": [f"name {'DESC' if backwards else 'ASC'}"]}
+            return _page(self._registry.get("registered-models/search", _with(query, token)), "registered_models")
+
+        pages = walk(fetch, min(self._page_size, _MODELS_PER_PAGE))
+        return _records("registered model", pages, rows.registered_model, "ordered by name")
+
+    def _versions(self, aliases: Mapping[str, Mapping[str, list[str]]]) -> Iterator[ModelVersion | Unreadable]:
+        def fetch(token: str | None, size: int, backwards: bool) -> Page:
+            direction = "DESC" if backwards else "ASC"
+            order = [f"name {direction}", f"version_number {direction}"]
+            query = {"max_results": size, "order_by": order}
+            return _page(self._registry.get("model-versions/search", _with(query, token)), "model_versions")
+
+        def version(row: Row) -> ModelVersion:
+            of_model = aliases.get(row["name"])
+            if of_model is None:
+                raise ValueError(f"its registered model {row['name']!r} was not read, and so not its aliases")
+            return rows.model_version(row, tuple(sorted(of_model.get(str(row["version"]), ()))))
+
+        pages = read_ahead(walk(fetch, self._page_size))
+        return _records("model version", pages, version, "ordered by name and version")
+
+    def runs(self, experiment_ids: Iterable[str], scope: RunScope) -> Iterator[Run | Unreadable]:
+        ids = list(experiment_ids)
+        if scope.latest_per_experiment:
+            return chain.from_iterable(self._latest_runs(id_, scope) for id_ in ids)
+        batches = _batches(ids, _EXPERIMENTS_PER_REQUEST)
+        return chain.from_iterable(self._runs_of(batch, scope) for batch in batches)
+
+    def _runs_of(self, experiment_ids: list[str], scope: RunScope) -> Iterator[Run | Unreadable]:
+        query = {
+            "experiment_ids": experiment_ids,
+            "run_view_type": "ALL" if scope.include_deleted else "ACTIVE_ONLY",
+            "order_by": ["attributes.run_id ASC"],
+        }
+
+        def search(condition: str, token: str | None, size: int) -> Page:
+            return self._search_runs({**query, "max_results": size, "filter": condition}, token)
+
+        def fetch(token: str | None, size: int, servable: bool) -> Page:
+            return search(_all(_filter(scope), SERVABLE if servable else ""), token, size)
+
+        pages = read_ahead(walk_runs(fetch, self._page_size))
+        for page in pages:
+            if isinstance(page, BadRuns):
+                yield from self._name_bad_runs(
+                    page, lambda condition: search(_all(_filter(scope), condition), None, _MOST_RUNS)
+                )
+            else:
+                yield from _records("run", iter([page]), rows.run, "ordered by run id")
+
+    def _name_bad_runs(self, gap: BadRuns, search: Callable[[str], object]) -> Iterator[Unreadable]:
+        def fails(condition: str) -> bool:
+            try:
+                search(condition)
+            except PageError:
+                return True
+            return False
+
+        named = 0
+        while named < gap.count and len(self._bad_runs) < _BAD_RUNS_NAMED:
+            run_id = spell_out(fails, gap, self._bad_runs)
+            if run_id is None:
+                break
+            self._bad_runs.append(run_id)
+            named += 1
+            yield Unreadable("run", run_id, gap.reason, run_id=run_id)
+        for _ in range(gap.count - named):
+            place = f"a run whose id is between {gap.after or 'the start'} and {gap.before or 'the end'}"
+            yield Unreadable("run", place, gap.reason)
+
+    def _latest_runs(self, experiment_id: str, scope: RunScope) -> Iterator[Run | Unreadable]:
+        latest = scope.latest_per_experiment or 0
+        query = {
+            "experiment_ids": [experiment_id],
+            "run_view_type": "ALL" if scope.include_deleted else "ACTIVE_ONLY",
+            "filter": _filter(scope),
+        }
+
+        def fetch(token: str | None, size: int, backwards: bool) -> Page:
+            direction = ("ASC", "DESC") if backwards else ("DESC", "ASC")
+            order = [f"attributes.start_time {direction[0]}", f"attributes.run_id {direction[1]}"]
+            return self._search_runs({**query, "order_by": order, "max_results": size}, token)
+
+        pages = walk(fetch, min(self._page_size, latest))
+        found = _records("run", pages, rows.run, f"of experiment {experiment_id}, latest first")
+        return islice(found, latest)
+
+    def runs_by_id(
+        self, run_ids: Iterable[str], experiment_ids: Iterable[str], scope: RunScope
+    ) -> Iterator[Run | Unreadable]:
+        for experiments in _batches(experiment_ids, _MOST_EXPERIMENTS):
+            query = {
+                "experiment_ids": experiments,
+                "run_view_type": "ALL" if scope.include_deleted else "ACTIVE_ONLY",
+            }
+            for batch in _batches(sorted(set(run_ids)), _RUN_IDS_PER_REQUEST):
+                yield from self._runs_among(batch, query, _filter(scope))
+
+    def _runs_among(self, run_ids: list[str], query: Row, condition: str) -> Iterator[Run | Unreadable]:
+        """In one request; in halves, where MLflow fails, until only bad runs are left out."""
+        quoted = ", ".join(f"'{run_id}'" for run_id in run_ids)
+        among = {"filter": _all(f"attributes.run_id IN ({quoted})", condition), "max_results": len(run_ids)}
+        try:
+            page = self._search_runs({**query, **among}, None)
+        except PageError as error:
+            if len(run_ids) == 1:
+                yield Unreadable("run", run_ids[0], str(error), run_id=run_ids[0])
+                return
+            middle = len(run_ids) // 2
+            yield from self._runs_among(run_ids[:middle], query, condition)
+            yield from self._runs_among(run_ids[middle:], query, condition)
+            return
+        except ServerError as error:
+            yield Unreadable("run", "a search for runs by id", str(error), listing_broke_off=True)
+            return
+        yield from _records("run", iter([page.rows]), rows.run, "by id")
+
+    def _search_runs(self, query: Mapping[str, Any], token: str | None) -> Page:
+        return _page(self._tracking.post("runs/search", _with(query, token)), "runs")
+
+
+def _records(kind: Kind, pages: Pages, record: Callable[[Row], T], order: str) -> Iterator[T | Unreadable]:
+    """Rows as records; what can't be one, and what breaks the listing off, as Unreadable."""
+    while True:
+        try:
+            page = next(pages, None)
+        except ServerError as error:
+            yield Unreadable(kind, f"the listing, {order}", str(error), listing_broke_off=True)
+            return
+        if page is None:
+            return
+        if isinstance(page, BadRow):
+            yield Unreadable(kind, f"the one at place {page.offset} {order}", page.reason)
+        elif isinstance(page, list):
+            for row in page:
+                try:
+                    yield record(row)
+                except (KeyError, TypeError, ValueError) as error:  # an answer not formed as MLflow's
+                    yield Unreadable(kind, rows.name_of(row), f"{type(error).__name__}: {error}")
+
+
+def _batches(ids: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(ids)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _page(answer: Mapping[str, Any], key: str) -> Page:
+    found = answer.get(key, [])
+    if not isinstance(found, list):
+        raise ServerError(f"MLflow answered with {type(found).__name__} where a list of {key} was expected")
+    return Page(found, answer.get("next_page_token") or None)
+
+
+def _with(query: Mapping[str, Any], token: str | None) -> dict[str, Any]:
+    return {**query, "page_token": token} if token else dict(query)
+
+
+def _filter(scope: RunScope) -> str:
+    started = f"attributes.start_time > {scope.started_after}" if scope.started_after is not None else ""
+    return _all(scope.filter or "", started)
+
+
+def _all(*conditions: str) -> str:
+    return " AND ".join(condition for condition in conditions if condition)

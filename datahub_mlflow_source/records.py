@@ -1,0 +1,105 @@
+"""What a reader hands over: MLflow's entities as plain values, nothing of DataHub.
+
+Times are epoch milliseconds. Strings are as MLflow holds them, credentials included: mapping
+removes those. Tuples are in the order in which they are to be shown, the same from every reader.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Tags = tuple[tuple[str, str], ...]  # (key, value), sorted by key
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """The last value logged under a key."""
+
+    key: str
+    value: float  # NaN possible. ±inf reads as ±1.797e308: MLflow's database stores it so
+    timestamp: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInput:
+    """A dataset that a run says it read."""
+
+    name: str
+    digest: str
+    source_type: str  # "s3", "delta_table", "code", …
+    source: str  # JSON, whose form depends on source_type
+    schema: str | None  # JSON: mlflow_colspec or mlflow_tensorspec
+    profile: str | None  # JSON: row counts and the like
+    tags: Tags  # of the input, not of the dataset: "mlflow.data.context" is one
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    experiment_id: str
+    name: str
+    artifact_location: str
+    lifecycle_stage: str  # "active" or "deleted"
+    creation_time: int | None
+    last_update_time: int | None
+    tags: Tags
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    run_id: str
+    name: str
+    experiment_id: str
+    user_id: str
+    status: str  # RUNNING, SCHEDULED, FINISHED, FAILED, KILLED
+    start_time: int | None  # None only where the database is read directly: no server serves such a row
+    end_time: int | None  # None while the run goes on, or where nobody ended it
+    artifact_uri: str
+    lifecycle_stage: str  # "active" or "deleted"
+    params: Tags
+    metrics: tuple[Metric, ...]  # sorted by key
+    tags: Tags
+    datasets: tuple[DatasetInput, ...]  # sorted by name, digest
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    name: str
+    creation_time: int | None
+    last_updated_time: int | None
+    description: str
+    tags: Tags
+    aliases: Tags  # (alias, version)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    name: str  # of the registered model
+    version: str
+    creation_time: int | None
+    last_updated_time: int | None
+    description: str
+    user_id: str  # mostly empty in open-source MLflow
+    stage: str  # "None", "Staging", "Production", "Archived"
+    source: str  # artifact URI, or models:/m-… in MLflow 3
+    run_id: str  # empty where it was registered without a run
+    status: str  # READY, PENDING_REGISTRATION, FAILED_REGISTRATION
+    status_message: str
+    run_link: str
+    tags: Tags
+    aliases: tuple[str, ...]  # sorted; joined in from the registered model
+
+
+Kind = Literal["experiment", "run", "registered model", "model version"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A row that MLflow holds and can't serve, or a listing that broke off: something is missing here."""
+
+    kind: Kind
+    what: str  # as exact as could be found out: an id, a name, or the place in a listing
+    reason: str
+    run_id: str = ""  # where it is a run whose id was found out
+    listing_broke_off: bool = False  # True: nobody knows what else is missing

@@ -1,0 +1,120 @@
+"""Credentials out of text that people logged: MLflow keeps them in clear.
+
+Seen on real servers: `ftp://u:pw@h/k` and `https://host/b.csv?tok=1` as dataset sources, git remotes with a
+token in them, connection strings as params. What is found is replaced by `***`; userinfo in front of a host
+goes altogether. Everything else stays as it was, so this may run over every tag and param.
+
+Linear in the length of the text, also on hostile input: no pattern can scan the same stretch again and again,
+because every repetition either ends where the next attempt starts or has an upper bound.
+"""
+
+from __future__ import annotations
+
+import re
+
+HIDDEN = "***"
+
+# Says nothing about a person: the account of ssh, and containers and buckets that stand before an @.
+_USER_IS_NO_SECRET = frozenset({"ssh", "git+ssh", "ssh+git", "svn+ssh", "wasb", "wasbs", "abfs", "abfss", "r2"})
+
+# Names that mean a credential wherever `name=` or `"name":` stands, whatever comes before (DB_PASSWORD=).
+_ALWAYS = (
+    r"(?:passw(?:or)?d|passphrase|secret(?:[-_.]?(?:access[-_.]?)?key)?|access[-_.]?key(?:[-_.]?id)?"
+    r"|(?:api|private|functions|subscription)[-_.]?key|account[-_.]?key(?:\.[\w.-]{1,100})?"
+    r"|shared[-_.]?access[-_.]?(?:key|signature)"
+    r"|(?:access|api|auth|bearer|private|refresh|sas|security|session)[-_.]?token)"
+)
+# Names that mean one only as a parameter: after `?`, `&`, `#` or `;`. A bare `token=` is often of a tokenizer.
+_AS_PARAMETER = (
+    r"(?:tok(?:en)?|id[-_.]?token|key|pass|pwd|sas|sig(?:nature)?|auth(?:orization)?|code|jwt|credentials?"
+    r"|x-(?:amz|goog)-(?:signature|credential))"
+)
+
+# Where a value ends. A comma, bracket or backslash belongs to it, unless it clearly begins something else.
+_INNER = (
+    r",(?!\s|[A-Za-z][\w.+-]{0,30}[:=])"
+    r"|[)\]}](?![)\]}]{0,8}(?:[\s\"',;&<>]|$))"
+    r"|\\(?![\"'nrtu\\/])"
+)
+_QUERY_VALUE = rf"(?:[^\s\"'<>&;#\\,)\]}}]|{_INNER})+"
+_CONNECTION_VALUE = rf"(?:\{{[^{{}}]*\}}|(?:[^\s\"'<>&;\\,)\]}}]|&(?!amp;)|{_INNER})+)"
+# In quotes after `=`: in JSON text the quote may be the end of the string around, so what follows is looked at.
+_QUOTED_VALUE = (
+    r"\"(?![\s,:)\]}])(?:[^\"\\]|\\.)*\"|'(?![\s,:)\]}])(?:[^'\\]|\\.)*'"
+    r"|\\\"(?![\s,:)\]}])(?:[^\"\\]|\\(?!\"))*\\\""
+)
+_JSON_VALUE = (
+    r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'"
+    r"|\\\"(?:[^\"\\]|\\\\(?:\\.|[^\\]))*\\\""  # JSON text in a JSON string
+)
+_SWITCH = r"(?!(?:true|false|none|null)\b)"  # use_auth_token=True
+
+# One group per form, around the value that is to go.
+_PARAMETER = re.compile(
+    rf";[ ]?(?:{_ALWAYS}|{_AS_PARAMETER})[ ]?=[ ]?({_QUOTED_VALUE}|{_CONNECTION_VALUE})"
+    rf"|(?:[?#]|&(?:amp;)?|%3F|%26|\\u0026)(?:{_ALWAYS}|{_AS_PARAMETER})(?:=|%3D)({_QUERY_VALUE})"
+    rf"|(?=[abfprs]){_ALWAYS}(?:(?:[ ]?=[ ]?|%3D){_SWITCH}({_QUOTED_VALUE}|{_QUERY_VALUE})"
+    rf"|\\?[\"'][ ]?:[ ]?({_JSON_VALUE}))",
+    re.IGNORECASE | re.DOTALL,
+)
+_HINTS = ("pass", "pwd", "secret", "tok", "key", "sig", "auth", "code", "cred", "jwt", "sas")
+_CREDENTIAL_NAME = re.compile(rf"(?:.*{_ALWAYS}|{_AS_PARAMETER})", re.IGNORECASE | re.DOTALL)
+
+# `://`, or `:\/\/` as some JSON writers have it; then all up to the last @ before the path. The second form is
+# for an unencoded `/` in a password (Hadoop's s3n://KEY:SE/CRET@bucket): a user, and no port, after the colon.
+_USERINFO = re.compile(
+    r":(?://|\\/\\/)"
+    r"((?:[^\s/?#\"'<>\\]|\\(?![/\"'nrt]))*@"
+    r"|[^\s/?#\"'<>\\:@\[]{2,200}:(?!\d+(?:[/?#\s\"'<>\\]|$))[^\s\"'<>\\@]{0,200}@)"
+)
+_SCHEME = re.compile(r"[A-Za-z0-9+.-]*$")
+_ORACLE = re.compile(r"(jdbc:oracle:\w{1,8}:)[^\s/@\"']{1,128}/[^\s@\"']{1,128}@", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """The text without the credentials in its URLs, connection strings and JSON fields.
+
+    Cheap where there is nothing to find: two or three `in` tests for an ordinary param.
+    """
+    if ":" not in text and "=" not in text:
+        return text
+    if "@" in text:
+        text = _USERINFO.sub(_without_userinfo, text)
+        text = _ORACLE.sub(r"\1@", text)
+    if "=" in text or '":' in text or "':" in text or "%3" in text:
+        lowered = text.lower()
+        if any(hint in lowered for hint in _HINTS):
+            text = _PARAMETER.sub(_hidden, text)
+    return text
+
+
+def redact_url(url: str) -> str:
+    """As `redact`, for text that is one URL: also sees blanks in a password, and `user:password@host/path`."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or not _SCHEME.fullmatch(scheme):
+        scheme, separator, rest = "", "", url
+    userinfo, at, _ = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
+    secret = ":" in userinfo if not scheme else scheme.lower() not in _USER_IS_NO_SECRET or ":" in userinfo
+    if at and secret and "\\" not in userinfo and not userinfo.startswith(("mailto:", "jdbc:")):
+        rest = rest[len(userinfo) + 1 :]
+    return redact(f"{scheme}{separator}{rest}")
+
+
+def names_credential(name: str) -> bool:
+    """Whether a field of this name holds a credential: `password`, `api_key`, `X-Amz-Signature`, `token`, …"""
+    return bool(_CREDENTIAL_NAME.fullmatch(name[-200:]))
+
+
+def _without_userinfo(match: re.Match[str]) -> str:
+    before = match.string[max(0, match.start() - 8) : match.start()]
+    scheme = _SCHEME.search(before)
+    if scheme and scheme[0].lower() in _USER_IS_NO_SECRET and ":" not in match[1]:
+        return match[0]
+    return match[0].removesuffix(match[1])
+
+
+def _hidden(match: re.Match[str]) -> str:
+    value = match[match.lastindex or 0]
+    quote = re.match(r"\\?[\"']|", value)
+    mark = quote[0] if quote else ""
+    return f"{match[0].removesuffix(value)}{mark}{HIDDEN}{mark}"

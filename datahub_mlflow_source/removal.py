@@ -1,0 +1,147 @@
+"""What must not be taken for deleted.
+
+DataHub's framework soft-deletes what the ingestion before had and this one has not. Whatever is missing because it
+could not be read is kept alive here: by a primary `Status(removed=False)`, for entities that an earlier ingestion
+sent, so that they stay in the state and their real deletion is found later.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from datahub.emitter.mcp import MetadataChangeProposalWrapper
+from datahub.ingestion.api.common import PipelineContext
+from datahub.ingestion.api.workunit import MetadataWorkUnit
+from datahub.ingestion.source.state.entity_removal_state import GenericCheckpointState
+from datahub.ingestion.source.state.stale_entity_removal_handler import (
+    StaleEntityRemovalHandler,
+    StatefulStaleMetadataRemovalConfig,
+)
+from datahub.ingestion.source.state.stateful_ingestion_base import StateProviderWrapper
+from datahub.metadata.schema_classes import ContainerPropertiesClass, DataProcessInstanceInputClass
+from datahub.metadata.urns import (
+    ContainerUrn,
+    DataProcessInstanceUrn,
+    DatasetUrn,
+    MlModelGroupUrn,
+    MlModelUrn,
+)
+from datahub.utilities.urns.urn import guess_entity_type
+
+from datahub_mlflow_source.mapping.rules import OURS, alive
+from datahub_mlflow_source.mapping.urns import PLATFORM
+from datahub_mlflow_source.records import Experiment, Kind
+from datahub_mlflow_source.report import MlflowSourceReport
+
+logger = logging.getLogger(__name__)
+
+# Entity types that something missing from such a listing may be of. A run names its datasets; runs themselves
+# are never removed by the framework (STATEFUL_INGESTION_IGNORED_ENTITY_TYPES).
+_TYPES_OF: dict[Kind, tuple[str, ...]] = {
+    "experiment": (ContainerUrn.ENTITY_TYPE, DatasetUrn.ENTITY_TYPE),
+    "run": (DatasetUrn.ENTITY_TYPE,),
+    "registered model": (MlModelGroupUrn.ENTITY_TYPE, MlModelUrn.ENTITY_TYPE),
+    "model version": (MlModelUrn.ENTITY_TYPE,),
+}
+# Permission that was lost looks like deletion: MLflow leaves out of a search what one may not read. Datasets are
+# not judged so: those of the built-in are all missing on purpose after the change from it.
+_JUDGED_BY_COUNT = (ContainerUrn.ENTITY_TYPE, MlModelGroupUrn.ENTITY_TYPE, MlModelUrn.ENTITY_TYPE)
+_RENAMES_LOOKED_UP = 20
+
+
+class RemovalGuard:
+    """Follows one ingestion and, at its end, keeps alive what is missing for no good reason."""
+
+    def __init__(
+        self,
+        config: StatefulStaleMetadataRemovalConfig | None,
+        state_provider: StateProviderWrapper,
+        ctx: PipelineContext,
+        report: MlflowSourceReport,
+    ) -> None:
+        self._config = config
+        self._state_provider = state_provider
+        self._graph = ctx.graph
+        self._report = report
+        self._sent: set[str] = set()
+        self._keep: set[str] = set()
+        self._incomplete: set[str] = set()  # entity types
+
+    def sent(self, urn: str) -> None:
+        """This entity is there."""
+        self._sent.add(urn)
+
+    def keep(self, urn: str) -> None:
+        """This one could not be read or mapped."""
+        self._keep.add(urn)
+
+    def listing_incomplete(self, kind: Kind) -> None:
+        """Something of this kind is missing, and nobody knows what."""
+        self._incomplete.update(_TYPES_OF[kind])
+
+    def run_unreadable(self, urn: DataProcessInstanceUrn) -> None:
+        """The datasets of such a run stay: those that DataHub knows of, or all where there is no one to ask."""
+        if not self._last_urns():
+            return
+        inputs = self._graph.get_aspect(str(urn), DataProcessInstanceInputClass) if self._graph else None
+        if inputs is None:
+            self.listing_incomplete("run")
+            return
+        for edge in inputs.inputEdges or []:
+            self.keep(edge.destinationUrn)
+
+    def work_units(self, experiments: Iterable[Experiment]) -> Iterator[MetadataWorkUnit]:
+        """At the end of the ingestion: what keeps alive the entities that must not go."""
+        missing = sorted(self._last_urns() - self._sent)
+        self._judge_by_count(missing)
+        kept = [urn for urn in missing if urn in self._keep or guess_entity_type(urn) in self._incomplete]
+        for urn in kept:
+            self._report.kept_although_not_read += 1
+            yield MetadataChangeProposalWrapper(entityUrn=urn, aspect=alive()).as_workunit()
+        self._tell_renames(set(missing) - set(kept), experiments)
+
+    def _last_urns(self) -> set[str]:
+        """Everything that the ingestion before sent; empty where nothing will be removed anyway."""
+        if not (self._config and self._config.enabled and self._config.remove_stale_metadata):
+            return set()
+        job = StaleEntityRemovalHandler.compute_job_id(PLATFORM)
+        checkpoint = self._state_provider.get_last_checkpoint(job, GenericCheckpointState)
+        return set(checkpoint.state.urns) if checkpoint else set()
+
+    def _judge_by_count(self, missing: list[str]) -> None:
+        """Too many of one kind gone at once are a failure, and stay."""
+        threshold = self._config.fail_safe_threshold if self._config else 100.0
+        before = Counter(guess_entity_type(urn) for urn in self._last_urns())
+        gone = Counter(guess_entity_type(urn) for urn in missing)
+        for entity_type in _JUDGED_BY_COUNT:
+            if entity_type in self._incomplete or not before[entity_type]:
+                continue
+            percent = 100.0 * gone[entity_type] / before[entity_type]
+            if percent > threshold and threshold < 100.0 and before[entity_type] > 1:
+                self._incomplete.add(entity_type)
+                self._report.entity_failure(
+                    title="Too much is gone at once",
+                    message="None of it is removed from DataHub, as a lost permission looks the same. Check that this "
+                    "user may still read it in MLflow. If it was really deleted, or is left out by the recipe on "
+                    "purpose, run once with `stateful_ingestion.fail_safe_threshold: 100`.",
+                    context=f"{gone[entity_type]} of {before[entity_type]} entities of type {entity_type}",
+                )
+
+    def _tell_renames(self, removed: set[str], experiments: Iterable[Experiment]) -> None:
+        """A container's URN is made of its experiment's name: a rename removes one and adds another."""
+        if not self._graph:
+            return
+        names = {experiment.experiment_id: experiment.name for experiment in experiments}
+        containers = sorted(urn for urn in removed if guess_entity_type(urn) == ContainerUrn.ENTITY_TYPE)
+        for urn in containers[:_RENAMES_LOOKED_UP]:
+            was = self._graph.get_aspect(urn, ContainerPropertiesClass)
+            now = names.get(was.customProperties.get(f"{OURS}experiment_id", "")) if was else None
+            if was and now and now != was.name:
+                self._report.info(
+                    title="Experiment renamed",
+                    message="DataHub has it under its new name; the entity with the old one is soft-deleted, with "
+                    "what people wrote on it.",
+                    context=f"{was.name!r} is now {now!r}; old entity {urn}",
+                )

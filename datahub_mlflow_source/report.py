@@ -1,0 +1,59 @@
+"""What an ingestion did: read, sent, left out, failed; shown by the CLI and kept by DataHub with the run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from datahub.ingestion.api.report import Report
+from datahub.ingestion.source.state.stale_entity_removal_handler import StaleEntityRemovalSourceReport
+from datahub.utilities.lossy_collections import LossyList
+from datahub.utilities.perf_timer import PerfTimer
+from typing_extensions import LiteralString
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Tally(Report):
+    """One kind of entity. read = sent + filtered + failed; `unreadable` ones were never read."""
+
+    read: int = 0
+    sent: int = 0
+    filtered: int = 0
+    failed: int = 0
+    unreadable: int = 0
+
+
+@dataclass
+class MlflowSourceReport(StaleEntityRemovalSourceReport):
+    """Counts by kind, requests and the time they took, what was cut, and what went wrong."""
+
+    mlflow_version: str | None = None
+    requests_sent: int = 0  # to MLflow, retries included
+    waiting_for_mlflow: PerfTimer = field(default_factory=PerfTimer)
+    experiments: Tally = field(default_factory=Tally)
+    runs: Tally = field(default_factory=Tally)
+    datasets: Tally = field(default_factory=Tally)
+    models: Tally = field(default_factory=Tally)
+    versions: Tally = field(default_factory=Tally)
+    kept_although_not_read: int = 0  # entities of an earlier ingestion, not removed because of an error
+    cut: LossyList[str] = field(default_factory=LossyList)  # more than `limits` allow
+    names_shortened: LossyList[str] = field(default_factory=LossyList)  # longer than DataHub's URNs may be
+    _entity_failures: list[tuple[LiteralString, LiteralString, str]] = field(default_factory=list)
+
+    def entity_failure(self, title: LiteralString, message: LiteralString, context: str) -> None:
+        """A failure that concerns some entities only, which are kept alive.
+
+        It becomes a `failure` (and the exit code 1) when the source is closed: DataHub's removal of stale entities,
+        which runs before, stops altogether at any failure, and one row that is bad for ever must not stop the
+        removal of everything else for ever.
+        """
+        logger.error("%s: %s => %s", title, message, context)
+        self._entity_failures.append((title, message, context))
+
+    def report_entity_failures(self) -> None:
+        """Turns what `entity_failure` collected into failures of the run."""
+        for title, message, context in self._entity_failures:
+            self.failure(title=title, message=message, context=context, log=False)
+        self._entity_failures.clear()

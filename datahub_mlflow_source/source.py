@@ -1,0 +1,153 @@
+"""The source, as DataHub's framework knows it: opens a reader, walks it once, closes it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from datahub.ingestion.api.common import PipelineContext
+from datahub.ingestion.api.decorators import (
+    SupportStatus,
+    capability,
+    config_class,
+    platform_name,
+    support_status,
+)
+from datahub.ingestion.api.source import (
+    CapabilityReport,
+    SourceCapability,
+    TestableSource,
+    TestConnectionReport,
+)
+from datahub.ingestion.api.workunit import MetadataWorkUnit
+from datahub.ingestion.source.state.stateful_ingestion_base import StatefulIngestionSourceBase
+
+from datahub_mlflow_source.config import MlflowSourceConfig
+from datahub_mlflow_source.connection import connections
+from datahub_mlflow_source.errors import ServerError
+from datahub_mlflow_source.ingestion import Ingestion, Selection
+from datahub_mlflow_source.mapping.rules import Limits, Rules, Web
+from datahub_mlflow_source.mapping.urns import PLATFORM, Naming
+from datahub_mlflow_source.readers.base import RunScope
+from datahub_mlflow_source.readers.rest import RestReader
+from datahub_mlflow_source.removal import RemovalGuard
+from datahub_mlflow_source.report import MlflowSourceReport
+
+_DAY_MILLIS = 24 * 60 * 60 * 1000
+
+
+@platform_name("MLflow", id=PLATFORM)
+@config_class(MlflowSourceConfig)
+@support_status(SupportStatus.BETA)
+@capability(SourceCapability.PLATFORM_INSTANCE, "By `platform_instance`")
+@capability(SourceCapability.CONTAINERS, "Experiments and the model registry")
+@capability(SourceCapability.DESCRIPTIONS, "Notes of experiments, descriptions of models and versions")
+@capability(SourceCapability.TAGS, "Stages of model versions; MLflow's own tags are custom properties")
+@capability(SourceCapability.LINEAGE_COARSE, "From datasets to runs to model versions")
+@capability(SourceCapability.SCHEMA_METADATA, "Columns of datasets, as far as runs logged them")
+@capability(SourceCapability.TEST_CONNECTION, "By `datahub recipe test-connection`")
+class MlflowSource(StatefulIngestionSourceBase, TestableSource):
+    """MLflow into DataHub, in bulk: experiments, runs, dataset inputs, registered models and versions."""
+
+    platform = PLATFORM
+
+    def __init__(self, config: MlflowSourceConfig, ctx: PipelineContext) -> None:
+        """Opens nothing yet. Raises RecipeError where the recipe names no server that can be read."""
+        super().__init__(config, ctx)
+        self.config = config
+        self.ctx = ctx
+        self.report: MlflowSourceReport = MlflowSourceReport()
+        tracking, registry, warnings = connections(config, os.environ)
+        for warning in warnings:
+            self.report.warning(title="Secret in an address", message="It is not shown here.", context=warning)
+        self._reader = RestReader(tracking, registry, config.page_size)
+        self._rules = _rules(config, tracking.url, registry.url)
+        self._tell_about_recipe()
+
+    @staticmethod
+    def test_connection(config_dict: dict[str, Any]) -> TestConnectionReport:
+        """Can MLflow be reached and read? For `datahub recipe test-connection` and DataHub's executor."""
+        try:
+            config = MlflowSourceConfig.model_validate(config_dict)
+            tracking, registry, _ = connections(config, os.environ)
+            reader = RestReader(tracking, registry, config.page_size)
+            try:
+                reader.check()
+            finally:
+                reader.close()
+        except (ServerError, ValueError) as error:
+            failed = CapabilityReport(capable=False, failure_reason=str(error))
+            return TestConnectionReport(basic_connectivity=failed)
+        return TestConnectionReport(basic_connectivity=CapabilityReport(capable=True))
+
+    def get_report(self) -> MlflowSourceReport:
+        return self.report
+
+    def get_workunits_internal(self) -> Iterable[MetadataWorkUnit]:
+        """Everything there is, or one failure that says why nothing is."""
+        try:
+            self._reader.check()
+        except ServerError as error:
+            self.report.failure(title="MLflow can't be read", message="Nothing was ingested.", context=str(error))
+            return
+        self.report.mlflow_version = self._reader.server_version()
+        guard = RemovalGuard(self.config.stateful_ingestion, self.state_provider, self.ctx, self.report)
+        ingestion = Ingestion(self._reader, self._rules, _selection(self.config), guard, self.report, self.ctx.graph)
+        try:
+            yield from ingestion.work_units()
+        finally:
+            self.report.requests_sent = self._reader.requests_sent
+
+    def close(self) -> None:
+        self._reader.close()
+        self.report.report_entity_failures()
+        super().close()
+
+    def _tell_about_recipe(self) -> None:
+        config = self.config
+        if config.env != "PROD" and not config.platform_instance:
+            self.report.warning(
+                title="Experiments of several environments would meet",
+                message="The URN of an experiment holds no `env`: give each MLflow server that goes into this DataHub "
+                "its own `platform_instance`.",
+                context=f"env={config.env}",
+            )
+        if config.materialize_dataset_inputs:
+            self.report.info(
+                title="No datasets are written on other platforms",
+                message="`materialize_dataset_inputs` has no effect: the connectors of those platforms own them.",
+                log=False,
+            )
+
+
+def _rules(config: MlflowSourceConfig, tracking_url: str, registry_url: str) -> Rules:
+    limits = config.limits
+    return Rules(
+        naming=Naming(config.env, config.platform_instance, config.model_name_separator),
+        limits=Limits(**limits.model_dump()),
+        web=Web(config.base_external_url or tracking_url),
+        registry_web=Web(registry_url if registry_url != tracking_url else config.base_external_url or tracking_url),
+        platform_of_type=config.source_mapping_to_platform or {},
+    )
+
+
+def _selection(config: MlflowSourceConfig) -> Selection:
+    days = config.run_retention_days
+    scope = RunScope(
+        include_deleted=config.include_deleted,
+        filter=config.run_filter,
+        started_after=int(time.time() * 1000) - days * _DAY_MILLIS if days else None,
+        latest_per_experiment=config.max_runs_per_experiment,
+    )
+    return Selection(
+        experiment=config.experiment_pattern.allowed,
+        model=config.model_pattern.allowed,
+        run_name=config.run_name_pattern.allowed,
+        run_user=config.run_user_pattern.allowed,
+        runs=scope,
+        include_runs=config.include_runs,
+        include_datasets=config.include_datasets,
+        stage_tags=config.stage_tags,
+    )

@@ -22,8 +22,9 @@ from datahub.configuration.common import (
 from datahub.configuration.source_common import EnvConfigMixin, PlatformInstanceConfigMixin
 from datahub.ingestion.source.state.stale_entity_removal_handler import StatefulStaleMetadataRemovalConfig
 from datahub.ingestion.source.state.stateful_ingestion_base import StatefulIngestionConfigBase
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
+from datahub_mlflow_source.addresses import why_not
 from datahub_mlflow_source.errors import RecipeError
 
 
@@ -281,6 +282,14 @@ class MlflowSourceConfig(
                     f"{expression!r} is no regular expression: {error}. (These are not globs: `.*` matches anything.)"
                 ) from error
         return pattern
+
+    @field_validator("tracking_uri", "registry_uri")
+    @classmethod
+    def _can_be_read(cls, uri: str | None, info: ValidationInfo) -> str | None:
+        refusal = why_not(str(info.field_name), uri) if uri else None
+        if refusal:
+            raise RecipeError(refusal)
+        return uri
 
     @field_validator("base_external_url")
     @classmethod

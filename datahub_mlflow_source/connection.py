@@ -16,10 +16,10 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
+from datahub_mlflow_source.addresses import scheme_of, why_not
 from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.errors import RecipeError
 
-_DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mariadb", "mssql", "oracle")
 _TRUE = ("true", "1")  # MLflow's _BooleanEnvironmentVariable
 
 
@@ -88,40 +88,18 @@ def connections(
 def _connection(
     key: str, uri: str, config: MlflowSourceConfig, environment: Mapping[str, str]
 ) -> tuple[Connection, tuple[str, ...]]:
-    scheme = uri.strip().split(":", 1)[0].lower() if ":" in uri else uri.strip().lower()
-    if scheme in ("http", "https"):
-        return _http_connection(key, uri.strip(), config, environment)
-    if scheme == "databricks":
+    refusal = why_not(key, uri)
+    if refusal:
+        raise RecipeError(refusal)
+    if scheme_of(uri) == "databricks":
         return _databricks_connection(key, uri, config, environment), ()
-    raise RecipeError(_why_not(key, scheme, uri))
-
-
-def _why_not(key: str, scheme: str, uri: str) -> str:
-    """What to do about an address that is no server's. The address itself may hold a password: not shown."""
-    if scheme == "databricks-uc":
-        return (
-            f"`{key}`: models in Unity Catalog are read by DataHub's own source, type `unity-catalog` "
-            "(`include_ml_models`). For the workspace's experiments and registry use `databricks`."
-        )
-    if scheme.split("+")[0] in _DATABASES:
-        return (
-            f"`{key}` is a database ({scheme}). Reading MLflow's database directly is not supported yet: "
-            "give the address of the `mlflow server` that runs on it, like https://mlflow.example.com"
-        )
-    if scheme == "file" or ":" not in uri:
-        return (
-            f"`{key}` is a folder. MLflow itself has put file stores into maintenance: move it into a database with "
-            "`mlflow migrate-filestore`, run `mlflow server` on that, and give the server's address here."
-        )
-    return f"`{key}` has the scheme `{scheme}`, which is none of http, https, databricks"
+    return _http_connection(key, uri.strip(), config, environment)
 
 
 def _http_connection(
     key: str, uri: str, config: MlflowSourceConfig, environment: Mapping[str, str]
 ) -> tuple[Connection, tuple[str, ...]]:
     parts = urlsplit(uri)
-    if not parts.hostname:
-        raise RecipeError(f"`{key}` names no host. It should look like https://mlflow.example.com")
     warnings: tuple[str, ...] = ()
     auth = _auth(config, environment)
     if parts.username or parts.password:

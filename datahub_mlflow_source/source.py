@@ -23,10 +23,12 @@ from datahub.ingestion.api.source import (
 )
 from datahub.ingestion.api.workunit import MetadataWorkUnit
 from datahub.ingestion.source.state.stateful_ingestion_base import StatefulIngestionSourceBase
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.connection import connections
-from datahub_mlflow_source.errors import ServerError
+from datahub_mlflow_source.errors import RecipeError, ServerError
 from datahub_mlflow_source.ingestion import Ingestion, Selection
 from datahub_mlflow_source.mapping.rules import Limits, Rules, Web
 from datahub_mlflow_source.mapping.urns import PLATFORM, Naming
@@ -54,12 +56,15 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
     platform = PLATFORM
 
     def __init__(self, config: MlflowSourceConfig, ctx: PipelineContext) -> None:
-        """Opens nothing yet. Raises RecipeError where the recipe names no server that can be read."""
+        """Opens nothing yet. Raises ValidationError where recipe and environment name no server to read."""
         super().__init__(config, ctx)
         self.config = config
         self.ctx = ctx
         self.report: MlflowSourceReport = MlflowSourceReport()
-        tracking, registry, warnings = connections(config, os.environ)
+        try:
+            tracking, registry, warnings = connections(config, os.environ)
+        except RecipeError as error:
+            raise _as_validation_error(error) from error
         for warning in warnings:
             self.report.warning(title="Secret in an address", message="It is not shown here.", context=warning)
         self._reader = RestReader(tracking, registry, config.page_size)
@@ -120,6 +125,14 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
                 message="`materialize_dataset_inputs` has no effect: the connectors of those platforms own them.",
                 log=False,
             )
+
+
+def _as_validation_error(error: RecipeError) -> ValidationError:
+    """What DataHub's CLI prints without a traceback (`datahub.configuration.common.should_show_stack_trace`)."""
+    details = PydanticCustomError("recipe", "{message}", {"message": str(error)})
+    return ValidationError.from_exception_data(
+        "source.config", [InitErrorDetails(type=details, input=None)], hide_input=True
+    )
 
 
 def _rules(config: MlflowSourceConfig, tracking_url: str, registry_url: str) -> Rules:

@@ -1,0 +1,1 @@
+"""`make demo`: a real MLflow server, filled by real training, ingested into an embedded catalog."""

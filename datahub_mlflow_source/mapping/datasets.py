@@ -28,7 +28,10 @@ from datahub_mlflow_source.records import DatasetInput
 
 CONTEXT = "mlflow.data.context"
 
-_parse_source = lru_cache(maxsize=4096)(parse_source)  # one dataset is the input of many runs
+# One dataset is the input of many runs.
+_parse_source = lru_cache(maxsize=4096)(parse_source)
+_row_count = lru_cache(maxsize=4096)(row_count)
+_dataset_urn = lru_cache(maxsize=4096)(dataset_urn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ def input_dataset(dataset: DatasetInput, experiment_name: str, rules: Rules) -> 
     """
     source = _parse_source(dataset.source_type, dataset.source)
     identity = f"{dataset.source_type}|{source.canonical}" if source.canonical else f"experiment|{experiment_name}"
-    return InputDataset(dataset_urn(dataset.name, identity, rules.naming), dataset, source, identity)
+    return InputDataset(_dataset_urn(dataset.name, identity, rules.naming), dataset, source, identity)
 
 
 def map_dataset(dataset: InputDataset, rules: Rules) -> Entity:
@@ -115,7 +118,7 @@ def edges(inputs: Sequence[InputDataset], trim: Trim) -> list[EdgeClass]:
 
 
 def _edge_properties(dataset: InputDataset, trim: Trim) -> dict[str, str]:
-    rows = row_count(dataset.input.profile)
+    rows = _row_count(dataset.input.profile)
     said = {
         "name": dataset.input.name,
         "digest": dataset.input.digest,

@@ -18,6 +18,8 @@ from datahub.metadata.schema_classes import (
     MLHyperParamClass,
     MLMetricClass,
     MLTrainingRunPropertiesClass,
+    PartitionSpecClass,
+    PartitionTypeClass,
     RunResultTypeClass,
     _Aspect,
 )
@@ -28,6 +30,9 @@ from datahub_mlflow_source.mapping.urns import experiment_urn, model_version_urn
 from datahub_mlflow_source.records import Metric, ModelVersion, Run, Tags
 
 TRAINING_RUN = "ML Training Run"  # the built-in's subtype (MLAssetSubTypes.MLFLOW_TRAINING_RUN)
+
+# The default of every event, which the class would parse from JSON each time: half the cost of mapping a run.
+_WHOLE = PartitionSpecClass(partition="FULL_TABLE_SNAPSHOT", type=PartitionTypeClass.FULL_TABLE)
 
 _RESULTS = {
     "FINISHED": RunResultTypeClass.SUCCESS,
@@ -101,7 +106,7 @@ def metrics(values: Sequence[Metric], trim: Trim) -> list[MLMetricClass]:
 def _events(run: Run) -> Iterator[DataProcessInstanceRunEventClass]:
     """When it started, and how it ended."""
     if run.start_time is not None:
-        yield DataProcessInstanceRunEventClass(run.start_time, DataProcessRunStatusClass.STARTED)
+        yield DataProcessInstanceRunEventClass(run.start_time, DataProcessRunStatusClass.STARTED, partitionSpec=_WHOLE)
     result = _RESULTS.get(run.status)
     # A run that ended without saying when, ended at its start as far as DataHub's time line goes.
     ended = run.end_time if run.end_time is not None else run.start_time
@@ -111,6 +116,7 @@ def _events(run: Run) -> Iterator[DataProcessInstanceRunEventClass]:
     yield DataProcessInstanceRunEventClass(
         ended,
         DataProcessRunStatusClass.COMPLETE,
+        partitionSpec=_WHOLE,
         result=DataProcessInstanceRunResultClass(result, nativeResultType=run.status),
         durationMillis=took if took is not None and took >= 0 else None,
     )

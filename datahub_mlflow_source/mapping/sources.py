@@ -59,7 +59,7 @@ _ASKED_BY = ("sql", "query")
 
 _CONTROL = {code: None for code in [*range(32), 127]}
 _BARE_URI = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:/|/|[A-Za-z]:\\)[^\r\n]*")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _DRIVE = re.compile(r"/?([A-Za-z]:)[\\/](?!/)")
 _DELTA_PATH = re.compile(r"delta\.`([^`]+)`", re.IGNORECASE)
 _DELTA_VERSION = re.compile(r"@v(\d+)$")
@@ -263,7 +263,7 @@ def _without_revision(scheme: str, authority: str, path: str, details: dict[str,
     """`hf://datasets/org/name@rev/…` and `lakefs://repository/ref/…` name the same data at each revision."""
     if scheme == "hf" and (match := re.match(r"(/[^/@]+/[^/@]+)@([^/]+)", path)):
         details["revision"], path = match[2], match[1] + path[match.end() :]
-    elif scheme == "lakefs" and path:
+    elif scheme == "lakefs" and path.startswith("/"):
         _, ref, *rest = path.split("/")
         details["revision"], path = ref, "".join(f"/{part}" for part in rest)
     return Uri(scheme, authority, path)

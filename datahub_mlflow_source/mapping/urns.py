@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 from urllib.parse import quote_plus
 
@@ -108,6 +109,7 @@ def is_shortened(urn: Urn) -> bool:
     return bool(_SHORTENED.search(text)) and encoded_length(text) > URN_BYTES - _LONGEST_CHARACTER
 
 
+@lru_cache(maxsize=4096)
 def experiment_urn(name: str, naming: Naming) -> ContainerUrn:
     """urn:li:container:<guid of platform, experiment name[, instance]>; no env, as the built-in."""
     return ExperimentKey(platform=PLATFORM_URN, id=name, instance=naming.platform_instance).as_urn_typed()
@@ -166,11 +168,13 @@ def stage_tag_urn(stage: str) -> TagUrn:
     return TagUrn(f"mlflow_{stage.lower()}")
 
 
+@lru_cache(maxsize=4096)
 def user_urn(user_id: str) -> CorpUserUrn:
     """urn:li:corpuser:<user id>; `unknown`, DataHub's own word, where MLflow has none."""
     return fit(CorpUserUrn, escaped(user_id.strip() or "unknown"))
 
 
+@lru_cache(maxsize=4096)
 def platform_instance_urn(naming: Naming) -> DataPlatformInstanceUrn | None:
     """urn:li:dataPlatformInstance:(urn:li:dataPlatform:mlflow,<instance>)"""
     if not naming.platform_instance:

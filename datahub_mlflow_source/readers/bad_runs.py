@@ -17,11 +17,12 @@ from datahub_mlflow_source.readers.paging import BadRow, Page, Row, offset_token
 # True for every row that MLflow can convert: NULL satisfies no comparison.
 SERVABLE = "attributes.start_time != -1 AND attributes.status LIKE '%' AND attributes.user_id LIKE '%'"
 
-_LETTERS = "0123456789abcdef" + "ghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-"
+_HEX = "0123456789abcdef"
+_LETTERS = _HEX + "ghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-"
 _ID_LENGTH = 32
 
-# One page of runs by run id: token, how many at most, and only the servable ones.
-FetchRuns = Callable[[str | None, int, bool], Page]
+# One page of runs by run id: token, how many at most, whether in reversed order, and only the servable ones.
+FetchRuns = Callable[[str | None, int, bool, bool], Page]
 # Does a search with this filter meet a bad row?
 Fails = Callable[[str], bool]
 
@@ -36,7 +37,7 @@ class BadRuns:
     reason: str
 
 
-def walk_runs(fetch: FetchRuns, page_size: int) -> Iterator[list[Row] | BadRuns | BadRow]:
+def walk_runs(fetch: FetchRuns, page_size: int) -> Iterator[list[Row] | BadRuns]:
     """All pages of runs; around bad ones only the good, followed by what is missing there.
 
     Raises:
@@ -46,7 +47,7 @@ def walk_runs(fetch: FetchRuns, page_size: int) -> Iterator[list[Row] | BadRuns 
     already: set[str] = set()  # given with the servable ones, and about to come again
     while True:
         try:
-            page = fetch(offset_token(place), page_size, False)
+            page = fetch(offset_token(place), page_size, False, False)
         except PageError as error:
             around = _Around(fetch, page_size, place, bad, last)
             yield from around.rows(error)
@@ -79,14 +80,14 @@ class _Around:
         self.ahead: set[str] = set()
         self._fetch, self._size, self._bad_before, self._last = fetch, size, bad_before, last
 
-    def rows(self, error: PageError) -> Iterator[list[Row] | BadRuns | BadRow]:
+    def rows(self, error: PageError) -> Iterator[list[Row] | BadRuns]:
         start, servable_start = self.place, self.place - self._bad_before
         ids: list[str] = []
         while self.page is None:
             try:
-                servable = self._fetch(offset_token(servable_start + len(ids)), self._size, True)
-            except PageError:  # none of the known causes
-                yield from walk_around(lambda token, size, _: self._fetch(token, size, False), start, self._size)
+                servable = self._fetch(offset_token(servable_start + len(ids)), self._size, False, True)
+            except PageError:
+                yield from self._whatever_the_cause(start)
                 return
             ids += map(run_id_of, servable.rows)
             yield servable.rows
@@ -103,9 +104,21 @@ class _Around:
         if self.bad:
             yield BadRuns(self.bad, self._last, before, str(error))
 
+    def _whatever_the_cause(self, start: int) -> Iterator[list[Row] | BadRuns]:
+        """To the end of the listing: no filter leaves these bad rows out (a metric without a time is such a one)."""
+        for found in walk_around(self._fetch_any, start, self._size):
+            if isinstance(found, BadRow):
+                after = run_id_of(found.after) if found.after else self._last
+                yield BadRuns(1, after, run_id_of(found.before) if found.before else "", found.reason)
+            else:
+                yield found
+
+    def _fetch_any(self, token: str | None, size: int, backwards: bool) -> Page:
+        return self._fetch(token, size, backwards, False)
+
     def _readable(self) -> Page | None:
         try:
-            return self._fetch(offset_token(self.place), self._size, False)
+            return self._fetch(offset_token(self.place), self._size, False, False)
         except PageError:
             return None
 
@@ -115,7 +128,7 @@ class _Around:
         while low < high:
             middle = (low + high) // 2
             try:
-                exists = bool(self._fetch(offset_token(middle), 1, False).rows)
+                exists = bool(self._fetch(offset_token(middle), 1, False, False).rows)
             except PageError:
                 exists = True
             low, high = (middle + 1, high) if exists else (low, middle)
@@ -145,7 +158,7 @@ def spell_out(fails: Fails, gap: BadRuns, known: list[str]) -> str | None:
 
 def _within(prefix: str, gap: BadRuns) -> bool:
     """Whether an id with this prefix can stand in the gap. Only hex digits sort alike in every database."""
-    if not all(letter in "0123456789abcdef" for letter in prefix + gap.after + gap.before):
+    if not all(letter in _HEX for letter in prefix + gap.after + gap.before):
         return True
     length = len(prefix)
     return (prefix >= gap.after[:length]) and (not gap.before or prefix <= gap.before[:length])

@@ -6,7 +6,7 @@ import base64
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Full, Queue
 from threading import Event, Thread
 from typing import Any, TypeVar
@@ -25,6 +25,8 @@ class BadRow:
 
     offset: int
     reason: str
+    after: Row | None  # the last good row before it; None at the start
+    before: Row | None = None  # the first good row behind it; None at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ def walk_around(fetch: Fetch, offset: int, page_size: int) -> Iterator[list[Row]
     """
     size = page_size
     failed: list[BadRow] = []
+    waiting = 0  # how many of the failed have no good row behind them yet
+    last: Row | None = None
     while True:
         try:
             page = fetch(offset_token(offset), size, False)
@@ -83,10 +87,15 @@ def walk_around(fetch: Fetch, offset: int, page_size: int) -> Iterator[list[Row]
             if size > 1:
                 size //= 2
                 continue
-            failed.append(BadRow(offset, str(error)))
+            failed.append(BadRow(offset, str(error), last))
+            waiting += 1
             offset += 1
             continue
         yield page.rows
+        if page.rows:
+            for index in range(len(failed) - waiting, len(failed)):
+                failed[index] = replace(failed[index], before=page.rows[0])
+            waiting, last = 0, page.rows[-1]
         offset += len(page.rows)
         if not page.next_token:
             break

@@ -34,7 +34,7 @@ _RUN_IDS_PER_REQUEST = 500  # of 4996 that MLflow's filter parser takes
 _BAD_RUNS_NAMED = 3  # in one ingestion; each costs some 270 small requests
 
 T = TypeVar("T")
-Pages = Iterator[list[Row] | BadRow | BadRuns]
+Pages = Iterator[list[Row] | BadRow]
 
 
 class RestReader:
@@ -118,23 +118,25 @@ class RestReader:
         query = {
             "experiment_ids": experiment_ids,
             "run_view_type": "ALL" if scope.include_deleted else "ACTIVE_ONLY",
-            "order_by": ["attributes.run_id ASC"],
         }
 
-        def search(condition: str, token: str | None, size: int) -> Page:
-            return self._search_runs({**query, "max_results": size, "filter": condition}, token)
+        def fetch(token: str | None, size: int, backwards: bool, servable: bool) -> Page:
+            order = f"attributes.run_id {'DESC' if backwards else 'ASC'}"
+            condition = _all(_filter(scope), SERVABLE if servable else "")
+            return self._search_runs({**query, "order_by": [order], "max_results": size, "filter": condition}, token)
 
-        def fetch(token: str | None, size: int, servable: bool) -> Page:
-            return search(_all(_filter(scope), SERVABLE if servable else ""), token, size)
+        def search(condition: str) -> Page:
+            among = {"filter": _all(_filter(scope), condition), "max_results": _MOST_RUNS}
+            return self._search_runs({**query, **among}, None)
 
-        pages = read_ahead(walk_runs(fetch, self._page_size))
-        for page in pages:
-            if isinstance(page, BadRuns):
-                yield from self._name_bad_runs(
-                    page, lambda condition: search(_all(_filter(scope), condition), None, _MOST_RUNS)
-                )
-            else:
-                yield from _records("run", iter([page]), rows.run, "ordered by run id")
+        try:
+            for page in read_ahead(walk_runs(fetch, self._page_size)):
+                if isinstance(page, BadRuns):
+                    yield from self._name_bad_runs(page, search)
+                else:
+                    yield from _records("run", iter([page]), rows.run, "ordered by run id")
+        except ServerError as error:
+            yield Unreadable("run", "the listing, ordered by run id", str(error), listing_broke_off=True)
 
     def _name_bad_runs(self, gap: BadRuns, search: Callable[[str], object]) -> Iterator[Unreadable]:
         def fails(condition: str) -> bool:
@@ -218,7 +220,10 @@ def _records(kind: Kind, pages: Pages, record: Callable[[Row], T], order: str) -
         if page is None:
             return
         if isinstance(page, BadRow):
-            yield Unreadable(kind, f"the one at place {page.offset} {order}", page.reason)
+            after, before = rows.name_of(page.after or {}), rows.name_of(page.before or {})
+            yield Unreadable(
+                kind, f"the one at place {page.offset}, {order}, after {after}, before {before}", page.reason
+            )
         elif isinstance(page, list):
             for row in page:
                 try:

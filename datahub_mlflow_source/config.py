@@ -9,16 +9,10 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from datahub.configuration.common import (
-    AllowDenyPattern,
-    ConfigModel,
-    Enables,
-    Filters,
-    TransparentSecretStr,
-)
+from datahub.configuration.common import AllowDenyPattern, ConfigModel, TransparentSecretStr
 from datahub.configuration.source_common import EnvConfigMixin, PlatformInstanceConfigMixin
 from datahub.ingestion.source.state.stale_entity_removal_handler import StatefulStaleMetadataRemovalConfig
 from datahub.ingestion.source.state.stateful_ingestion_base import StatefulIngestionConfigBase
@@ -26,6 +20,14 @@ from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_
 
 from datahub_mlflow_source.addresses import why_not
 from datahub_mlflow_source.errors import RecipeError
+
+try:
+    from datahub.configuration.common import Enables, Filters
+except ImportError:  # an acryl-datahub without `datahub recipe probe`: nobody reads these
+    Enables = Filters = str  # type: ignore[assignment,misc]
+
+if TYPE_CHECKING:
+    from datahub.ingestion.agent.verdicts import Verdict, VerdictContext
 
 
 class RecipeModel(ConfigModel):
@@ -208,7 +210,7 @@ class MlflowSourceConfig(
         default=None,
         description="Takes only so many runs of each experiment, the latest. Costs one request per experiment.",
     )
-    include_runs: Annotated[Literal["all", "registered", "none"], Enables("Run")] = Field(
+    include_runs: Literal["all", "registered", "none"] = Field(
         default="all",
         description="`registered` takes only runs that a model version came from. `none` takes no runs; versions "
         "then carry no params, metrics and datasets either, for those are the run's.",
@@ -308,6 +310,30 @@ class MlflowSourceConfig(
         if twice:
             raise RecipeError(f"in both `headers` and `headers_secret`: {', '.join(sorted(twice))}")
         return self
+
+    # --- what `datahub recipe probe` asks: answers are in probe.py, which an older acryl-datahub can't import ---
+
+    @classmethod
+    def probe_provider_class(cls) -> type:
+        """Who lists what is in MLflow."""
+        from datahub_mlflow_source.probe import MlflowProbe
+
+        return MlflowProbe
+
+    @classmethod
+    def probe_unfiltered_kinds(cls) -> set[str]:
+        """Kinds without a pattern of their own: they come with the model, and with the runs."""
+        return {"Version", "Dataset"}
+
+    def probe_ancestor_kinds(self, kind: str) -> tuple[str, ...]:
+        """What must be taken for the kind to be reached."""
+        return {"Run": ("Experiment",), "Dataset": ("Experiment",), "Version": ("Model",)}.get(kind, ())
+
+    def probe_verdict_override(self, ctx: VerdictContext) -> Verdict | None:
+        """What decides beside the patterns; None: nothing does."""
+        from datahub_mlflow_source.probe import verdict
+
+        return verdict(self, ctx)
 
 
 def _pattern_of_globs(experiments: Any, values: dict[str, Any]) -> dict[str, list[str]]:

@@ -255,7 +255,7 @@ class Ingestion:
         for cut in entity.cut:
             self._report.cut.append(f"{name}: {cut}")
         if is_shortened(entity.urn):
-            self._report.names_shortened.append(f"{name} is {entity.urn}")
+            self._report.names_shortened.append(f"{name[:60]}… is {entity.urn}")
         yield from self._work_units(entity)
 
     def _work_units(self, entity: Entity) -> Units:

@@ -87,7 +87,7 @@ class _Around:
             try:
                 servable = self._fetch(offset_token(servable_start + len(ids)), self._size, False, True)
             except PageError:
-                yield from self._whatever_the_cause(start)
+                yield from self._whatever_the_cause(start, set(ids))
                 return
             ids += map(run_id_of, servable.rows)
             yield servable.rows
@@ -104,14 +104,14 @@ class _Around:
         if self.bad:
             yield BadRuns(self.bad, self._last, before, str(error))
 
-    def _whatever_the_cause(self, start: int) -> Iterator[list[Row] | BadRuns]:
+    def _whatever_the_cause(self, start: int, given: set[str]) -> Iterator[list[Row] | BadRuns]:
         """To the end of the listing: no filter leaves these bad rows out (a metric without a time is such a one)."""
         for found in walk_around(self._fetch_any, start, self._size):
             if isinstance(found, BadRow):
                 after = run_id_of(found.after) if found.after else self._last
                 yield BadRuns(1, after, run_id_of(found.before) if found.before else "", found.reason)
             else:
-                yield found
+                yield [row for row in found if run_id_of(row) not in given]
 
     def _fetch_any(self, token: str | None, size: int, backwards: bool) -> Page:
         return self._fetch(token, size, backwards, False)

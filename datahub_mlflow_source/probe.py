@@ -1,0 +1,279 @@
+"""What `datahub recipe probe` answers: what is in MLflow, and what the recipe would take of it.
+
+Imported only when the probe asks for it: it came with acryl-datahub 1.7.0.9, and an older one has no
+`datahub.ingestion.agent`. Listings show what the recipe's patterns leave out too, so that `probe filter` can say
+which key does it. They hold names, numbers and states, never tags, params or anything else that people logged.
+"""
+# No `from __future__ import annotations`: the probe reads the parameters' types at run time, and takes no text for one.
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from datahub.ingestion.agent.probe_methods import MAX_PROBE_ITEMS, probe_method
+from datahub.ingestion.agent.provider_helpers import ProbeProviderBase, echoed, take
+from datahub.ingestion.agent.verdicts import ProbeArgumentError, ProbeConnectionError, Verdict, VerdictContext
+
+from datahub_mlflow_source.config import MlflowSourceConfig
+from datahub_mlflow_source.connection import Connection, connections
+from datahub_mlflow_source.errors import PageError, RecipeError, ServerError
+from datahub_mlflow_source.readers.http import MlflowHttp
+from datahub_mlflow_source.readers.paging import offset_token
+from datahub_mlflow_source.readers.rest import RestReader
+from datahub_mlflow_source.records import Unreadable
+from datahub_mlflow_source.source import _selection
+
+Listed = dict[str, Any]  # one entity; `name` is what patterns are matched against
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_MOST_EXPERIMENTS = 10_000  # each is a bound variable in the server's database
+_NARROWED_BY_SERVER = ("run_filter", "run_retention_days")
+
+
+def verdict(config: MlflowSourceConfig, asked: VerdictContext) -> Verdict | None:
+    """What beside a pattern decides whether the recipe takes an entity. None: nothing, so the pattern does."""
+    if asked.attributes.get("lifecycle_stage") == "deleted" and not config.include_deleted:
+        return Verdict.exclude("include_deleted")
+    if asked.kind in ("Run", "Dataset") and config.include_runs == "none":
+        return Verdict.exclude("include_runs")
+    return _run_verdict(config, asked) if asked.kind == "Run" else None
+
+
+def _run_verdict(config: MlflowSourceConfig, asked: VerdictContext) -> Verdict | None:
+    user = asked.attributes.get("user")
+    if user is not None and not config.run_user_pattern.allowed(user):
+        return Verdict.exclude("run_user_pattern", matched_target=user)
+    unjudged = [key for key in (*_NARROWED_BY_SERVER, "max_runs_per_experiment") if getattr(config, key) is not None]
+    if config.include_runs == "registered":
+        unjudged.append("include_runs")
+    if user is None and not config.run_user_pattern.is_allow_all():
+        unjudged.append("run_user_pattern")
+    if unjudged:
+        asked.warn(
+            f"not judged here, as a name alone doesn't tell: {', '.join(f'`{key}`' for key in unjudged)}. "
+            "(`run_user_pattern` is judged with --from-run; what `run_filter` and `run_retention_days` leave out is "
+            "not in the listing of `probe run runs`.)"
+        )
+    return None
+
+
+def _told(method: Callable[P, T]) -> Callable[P, T]:
+    """Our messages, for the probe to show: of exceptions that it doesn't know it shows the class only.
+
+    It does so too for one that was raised from (or while handling) such another, hence the raise at the end.
+    """
+
+    @wraps(method)
+    def telling(*args: P.args, **kwargs: P.kwargs) -> T:
+        told: Exception
+        try:
+            return method(*args, **kwargs)
+        except RecipeError as error:
+            told = ProbeArgumentError(str(error))
+        except ServerError as error:
+            told = ProbeConnectionError(str(error))
+        raise told
+
+    return telling
+
+
+class MlflowProbe(ProbeProviderBase):
+    """One MLflow deployment, asked a few things. Nothing is kept, and no page is larger than 1000."""
+
+    def __init__(self, config: MlflowSourceConfig, tracking: Connection, registry: Connection) -> None:
+        self.failures: list[str] = []  # what makes an answer incomplete
+        self._config = config
+        self._reader = RestReader(tracking, registry, min(config.page_size, MAX_PROBE_ITEMS))
+        self._tracking, self._registry = MlflowHttp(tracking), MlflowHttp(registry)
+        for opened in (self._reader, self._tracking, self._registry):
+            self._on_exit(opened.close)
+
+    @classmethod
+    @_told
+    def for_config(cls, config: MlflowSourceConfig) -> "MlflowProbe":
+        """Where the recipe points to. Nothing is sent yet."""
+        tracking, registry, warnings = connections(config, os.environ)
+        probe = cls(config, tracking, registry)
+        probe.warnings.extend(warnings)
+        return probe
+
+    @_told
+    def __enter__(self) -> "MlflowProbe":
+        self._reader.check()
+        return self
+
+    @probe_method()
+    @_told
+    def server(self) -> Listed:
+        """Where MLflow is, and its version (null where it doesn't say, as on Databricks)."""
+        return {
+            "tracking": self._tracking.connection.url,
+            "registry": self._registry.connection.url,
+            "version": self._reader.server_version(),
+        }
+
+    @probe_method()
+    @_told
+    def counts(self) -> dict[str, int]:
+        """How many experiments, runs, registered models and versions MLflow holds, whatever the recipe's filters.
+
+        What was deleted is not counted. MLflow has no call for it: this takes some 40 small requests for each number.
+        """
+        experiments = self._readable(self._reader.experiments())
+        ids = [e.experiment_id for e in take(experiments, _MOST_EXPERIMENTS) if e.lifecycle_stage == "active"]
+        if len(ids) == _MOST_EXPERIMENTS:
+            self._warn(f"only the first {_MOST_EXPERIMENTS} experiments were looked at")
+        runs = {"experiment_ids": ids, "max_results": 1}
+        return {
+            "experiments": len(ids),
+            "runs": _count(lambda place: self._tracking.post("runs/search", _at(place, runs)).get("runs")),
+            "models": self._count_registered("registered-models/search", "registered_models"),
+            "versions": self._count_registered("model-versions/search", "model_versions"),
+        }
+
+    @probe_method(kind="Experiment", row_limit_param="limit")
+    @_told
+    def experiments(self, limit: int = MAX_PROBE_ITEMS) -> list[Listed]:
+        """Experiments by id, the deleted ones too (`lifecycle_stage` says so). Times are epoch milliseconds."""
+        return [
+            {
+                "name": experiment.name,
+                "experiment_id": experiment.experiment_id,
+                "lifecycle_stage": experiment.lifecycle_stage,
+                "last_update_time": experiment.last_update_time,
+            }
+            for experiment in take(self._readable(self._reader.experiments()), limit)
+        ]
+
+    @probe_method(kind="Run", parent_params=("experiment",), row_limit_param="limit")
+    @_told
+    def runs(self, experiment: str, limit: int = 100) -> list[Listed]:
+        """Runs of one experiment, by its name: the latest first, the deleted ones too. Times are epoch milliseconds.
+
+        What `run_filter` and `run_retention_days` of the recipe leave out is not listed: MLflow does that filtering.
+        """
+        for key in _NARROWED_BY_SERVER:
+            if getattr(self._config, key) is not None:
+                self._warn(f"`{key}` is set: what it leaves out is not listed, as an ingestion doesn't see it either")
+        experiment_id = self._one("experiments/get-by-name", "experiment", experiment)["experiment_id"]
+        scope = replace(_selection(self._config).runs, include_deleted=True, latest_per_experiment=limit)
+        return [
+            {
+                "name": run.name,
+                "run_id": run.run_id,
+                "user": run.user_id,
+                "status": run.status,
+                "lifecycle_stage": run.lifecycle_stage,
+                "start_time": run.start_time,
+                "end_time": run.end_time,
+            }
+            for run in take(self._readable(self._reader.runs([experiment_id], scope)), limit)
+        ]
+
+    @probe_method(kind="Model", row_limit_param="limit")
+    @_told
+    def models(self, limit: int = MAX_PROBE_ITEMS) -> list[Listed]:
+        """Registered models by name, with their aliases. Times are epoch milliseconds."""
+        rows = self._registered("registered-models/search", "registered_models", {"order_by": "name ASC"})
+        return [
+            {
+                "name": row["name"],
+                "aliases": _aliases(row),
+                "last_updated_time": row.get("last_updated_timestamp"),
+            }
+            for row in take(rows, limit)
+        ]
+
+    @probe_method(kind="Version", parent_params=("model",), row_limit_param="limit")
+    @_told
+    def versions(self, model: str, limit: int = MAX_PROBE_ITEMS) -> list[Listed]:
+        """Versions of one registered model, by its name: the newest first."""
+        of_version: dict[str, list[str]] = {}
+        for alias, version in _aliases(self._one("registered-models/get", "registered_model", model)).items():
+            of_version.setdefault(version, []).append(alias)
+        query = {"filter": f"name={_quoted(model)}", "order_by": "version_number DESC"}
+        return [
+            {
+                "name": str(row["version"]),
+                "aliases": sorted(of_version.get(str(row["version"]), ())),
+                "stage": row.get("current_stage"),
+                "status": row.get("status"),
+                "run_id": row.get("run_id", ""),
+            }
+            for row in take(self._registered("model-versions/search", "model_versions", query), limit)
+        ]
+
+    def _readable(self, records: Iterable[T | Unreadable]) -> Iterator[T]:
+        """The rest is told beside the answer: as a warning, or as a failure where nobody knows what is missing."""
+        for record in records:
+            if not isinstance(record, Unreadable):
+                yield record
+                continue
+            tell = self.failures.append if record.listing_broke_off else self._warn
+            tell(f"{record.kind} {record.what}: {record.reason}")
+
+    def _one(self, path: str, key: str, name: str) -> Mapping[str, Any]:
+        """What has this name."""
+        http, query = (self._tracking, "experiment_name") if key == "experiment" else (self._registry, "name")
+        try:
+            found: Mapping[str, Any] = http.get(path, {query: name})[key]
+        except ServerError as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        else:
+            return found
+        raise ProbeArgumentError(f"MLflow has no {key.replace('_', ' ')} named {echoed(name)}, or doesn't let us see it")
+
+    def _registered(self, path: str, key: str, query: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """A listing of the registry, page by page as it is read."""
+        size, token = min(self._config.page_size, MAX_PROBE_ITEMS), ""
+        while True:
+            at = {"page_token": token} if token else {}
+            answer = self._registry.get(path, {**query, **at, "max_results": size})
+            yield from answer.get(key, ())
+            token = answer.get("next_page_token", "")
+            if not token:
+                return
+
+    def _count_registered(self, path: str, key: str) -> int:
+        return _count(lambda place: self._registry.get(path, _at(place, {"max_results": 1})).get(key))
+
+
+def _aliases(row: Mapping[str, Any]) -> dict[str, str]:
+    return {alias["alias"]: str(alias["version"]) for alias in row.get("aliases", ())}
+
+
+def _quoted(name: str) -> str:
+    """For a filter of MLflow's, which knows no escaping (2.10 to 3.17), but two sorts of quotes."""
+    if "'" not in name:
+        return f"'{name}'"
+    if '"' not in name:
+        return f'"{name}"'
+    raise ProbeArgumentError(f"MLflow can't search for the versions of {echoed(name)}: the name holds both ' and \"")
+
+
+def _at(place: int, query: Mapping[str, Any]) -> dict[str, Any]:
+    token = offset_token(place)
+    return {**query, "page_token": token} if token else dict(query)
+
+
+def _count(rows_at: Callable[[int], object]) -> int:
+    """How many rows a listing has, by looking whether there is one: at places twice as far each time, then between."""
+
+    def exists(place: int) -> bool:
+        try:
+            return bool(rows_at(place))
+        except PageError:
+            return True  # a row that MLflow can't serve is a row
+
+    high = 1
+    while exists(high - 1):
+        high *= 2
+    low = high // 2
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if exists(middle) else (low, middle)
+    return low

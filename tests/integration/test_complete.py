@@ -1,0 +1,212 @@
+"""Nothing that MLflow's own client returns is missing, and nothing secret or foreign is there."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+
+from datahub_mlflow_source.mapping.rules import LEFT_OUT, NOTE
+from tests.support.content import CHURN, FRAUD, SECRETS, Content
+from tests.support.gms import GmsStandIn
+from tests.support.ingest import Aspect, Ingested, ingest, ingest_into
+from tests.support.servers import MlflowServer
+
+pytestmark = pytest.mark.xdist_group("rich")
+
+LIMITED = {"long": 5000}  # far below `limits`: must come whole
+
+
+def _runs(client: MlflowClient) -> list[Run]:
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(ids, run_view_type=ViewType.ACTIVE_ONLY, max_results=1000))
+
+
+def _run(ingested: Ingested, run_id: str) -> dict[str, Aspect]:
+    """The aspects of the one run that has this id."""
+    found = [
+        aspects
+        for urn, aspects in ingested.aspects.items()
+        if aspects.get("mlTrainingRunProperties", {}).get("id") == run_id
+    ]
+    assert len(found) == 1
+    return dict(found[0])
+
+
+def test_nothing_failed_and_nothing_was_cut(ingested: Ingested) -> None:
+    assert not ingested.failed
+    assert list(ingested.report.warnings) == []
+    assert list(ingested.report.cut) == []
+
+
+def test_every_experiment_is_there_with_its_note_and_tags(ingested: Ingested, client: MlflowClient) -> None:
+    experiments = client.search_experiments()
+    for experiment in experiments:
+        _, aspects = ingested.named("container", experiment.name)
+        properties = aspects["containerProperties"]
+        assert properties["created"]["time"] == experiment.creation_time
+        assert properties["lastModified"]["time"] == experiment.last_update_time
+        tags = dict(experiment.tags)
+        assert properties.get("description") == tags.pop(NOTE, None)
+        assert tags.items() <= properties["customProperties"].items()
+        assert properties["customProperties"]["mlflow_source.artifact_location"] == experiment.artifact_location
+    with_registry = len(experiments) + 1
+    assert len(ingested.urns("container")) == with_registry
+
+
+def test_deleted_experiments_and_runs_are_left_out_unless_asked_for(
+    ingested: Ingested, server: MlflowServer, content: Content, tmp_path: Any
+) -> None:
+    everything = ingest({"tracking_uri": server.url, "include_deleted": True}, tmp_path / "out.json")
+    assert everything.urns("container") - ingested.urns("container") == {
+        everything.named("container", name)[0] for name in content.deleted_experiments
+    }
+    assert len(everything.urns("dataProcessInstance")) == len(content.runs) + len(content.deleted_runs)
+    assert len(ingested.urns("dataProcessInstance")) == len(content.runs)
+
+
+def test_every_param_metric_and_tag_of_every_run_is_there(ingested: Ingested, client: MlflowClient) -> None:
+    runs = _runs(client)
+    assert runs
+    for run in runs:
+        aspects = _run(ingested, run.info.run_id)
+        training = aspects["mlTrainingRunProperties"]
+        assert {param["name"]: param["value"] for param in training["hyperParams"]} == run.data.params
+        _same_metrics({metric["name"]: metric["value"] for metric in training["trainingMetrics"]}, run.data.metrics)
+        shown = aspects["dataProcessInstanceProperties"]["customProperties"]
+        for key, value in run.data.tags.items():
+            if key in LEFT_OUT:
+                assert key not in shown
+            elif not any(secret in value for secret in SECRETS):
+                assert shown[key] == value
+
+
+def _same_metrics(shown: dict[str, str], logged: dict[str, float]) -> None:
+    assert shown.keys() == logged.keys()
+    for key, value in logged.items():
+        assert float(shown[key]) == value or (math.isnan(float(shown[key])) and math.isnan(value))
+
+
+def test_every_dataset_input_is_an_edge_with_its_digest_and_context(ingested: Ingested, client: MlflowClient) -> None:
+    for run in _runs(client):
+        edges = _run(ingested, run.info.run_id).get("dataProcessInstanceInput", {"inputEdges": []})["inputEdges"]
+        said = [edge["properties"] for edge in edges]
+        for dataset_input in run.inputs.dataset_inputs if run.inputs else []:
+            dataset = dataset_input.dataset
+            (properties,) = [p for p in said if p["name"] == dataset.name and dataset.digest in p["digest"]]
+            for tag in dataset_input.tags:
+                if tag.key == "mlflow.data.context":
+                    assert tag.value in properties["context"]
+        for edge in edges:
+            assert ingested.aspects[edge["destinationUrn"]]["datasetProperties"]["name"] == edge["properties"]["name"]
+
+
+def test_every_model_and_version_is_there_with_aliases_and_tags(ingested: Ingested, client: MlflowClient) -> None:
+    models = client.search_registered_models(max_results=1000)
+    assert len(ingested.urns("mlModelGroup")) == len(models)
+    for model in models:
+        urn, aspects = ingested.named("mlModelGroup", model.name)
+        properties = aspects["mlModelGroupProperties"]
+        assert dict(model.tags).items() <= properties["customProperties"].items()
+        assert properties.get("description", "") == (model.description or "")
+    versions = client.search_model_versions(max_results=1000)
+    assert len(ingested.urns("mlModel")) == len(versions)
+    aliases = {(model.name, str(v)): [] for model in models for v in model.aliases.values()}
+    for model in models:
+        for alias, version in model.aliases.items():
+            aliases[model.name, str(version)].append(alias)
+    for version in versions:
+        _, shown = ingested.named("mlModel", f"{version.name}_{version.version}")
+        properties = shown["mlModelProperties"]
+        assert dict(version.tags).items() <= properties["customProperties"].items()
+        assert properties["description"] == version.description
+        assert properties["customProperties"].get("mlflow_source.run_id", "") == (version.run_id or "")
+        tags = [tag["versionTag"] for tag in shown["versionProperties"]["aliases"]]
+        assert tags == sorted(aliases.get((version.name, str(version.version)), []))
+
+
+def test_a_version_names_its_run_only_if_that_is_there(ingested: Ingested, content: Content) -> None:
+    _, with_run = ingested.named("mlModel", f"{FRAUD}_1")
+    (job,) = with_run["mlModelProperties"]["trainingJobs"]
+    assert ingested.aspects[job]["mlTrainingRunProperties"]["id"] == content.runs["full"]
+    _, gone = ingested.named("mlModel", "模型/卡_1")
+    assert gone["mlModelProperties"]["trainingJobs"] == []
+    assert gone["mlModelProperties"]["customProperties"]["mlflow_source.run_id"] == content.gone_run
+
+
+def test_a_run_leads_to_every_version_it_made(ingested: Ingested, content: Content) -> None:
+    made = _run(ingested, content.runs["full"])["dataProcessInstanceOutput"]["outputEdges"]
+    names = {ingested.aspects[edge["destinationUrn"]]["mlModelProperties"]["name"] for edge in made}
+    assert {f"{FRAUD}_1", f"{FRAUD}_2"} <= names
+
+
+def test_children_name_their_parent(ingested: Ingested, content: Content) -> None:
+    parent, _ = ingested.named("dataProcessInstance", "parent")
+    for child in ("child 1", "child 2"):
+        assert _run(ingested, content.runs[child])["dataProcessInstanceRelationships"]["parentInstance"] == parent
+
+
+def test_two_experiments_that_both_log_train_have_two_datasets(ingested: Ingested) -> None:
+    named_train = [
+        aspects["upstreamLineage"]["upstreams"][0]["dataset"]
+        for aspects in ingested.aspects.values()
+        if aspects.get("datasetProperties", {}).get("name") == "train"
+    ]
+    assert sorted(named_train) == [
+        "urn:li:dataset:(urn:li:dataPlatform:s3,acme-churn/2024/train.parquet,PROD)",
+        "urn:li:dataset:(urn:li:dataPlatform:s3,acme-forecast/2024/train.parquet,PROD)",
+    ]
+
+
+def test_no_credential_that_somebody_logged_comes_out(ingested: Ingested) -> None:
+    sent = json.dumps(ingested.proposals, ensure_ascii=False)
+    for secret in SECRETS:
+        assert secret not in sent
+
+
+def test_only_entities_of_ours_are_written(ingested: Ingested) -> None:
+    for urn in ingested.urns("dataset"):
+        assert urn.startswith("urn:li:dataset:(urn:li:dataPlatform:mlflow,")
+
+
+def test_twice_gives_the_same(ingested: Ingested, server: MlflowServer, tmp_path: Any) -> None:
+    again = ingest({"tracking_uri": server.url}, tmp_path / "out.json")
+    assert _without_ingestion(again.proposals) == _without_ingestion(ingested.proposals)
+
+
+def _without_ingestion(proposals: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """But for when and by which run of the pipeline."""
+    return [{key: value for key, value in p.items() if key != "systemMetadata"} for p in proposals]
+
+
+def test_page_sizes_make_no_difference(ingested: Ingested, server: MlflowServer, tmp_path: Any) -> None:
+    again = ingest({"tracking_uri": server.url, "page_size": 2}, tmp_path / "out.json")
+    assert _without_ingestion(again.proposals) == _without_ingestion(ingested.proposals)
+
+
+def test_datahub_takes_all_of_it(ingested: Ingested, server: MlflowServer) -> None:
+    with GmsStandIn() as gms:
+        pipeline = ingest_into(gms, {"tracking_uri": server.url})
+        assert not pipeline.source.get_report().failures
+        assert not pipeline.sink.get_report().failures
+        assert gms.rejections == []
+        sent = {urn for urn in ingested.aspects if not urn.startswith("urn:li:tag")}
+        assert sent <= set(gms.urns())
+
+
+def test_with_an_instance_everything_is_another_entity(ingested: Ingested, server: MlflowServer, tmp_path: Any) -> None:
+    config = {"tracking_uri": server.url, "platform_instance": "eu", "env": "DEV"}
+    other = ingest(config, tmp_path / "out.json")
+    tags = ingested.urns("tag")
+    assert set(other.aspects) & set(ingested.aspects) == tags
+    assert len(other.aspects) == len(ingested.aspects)
+    _, churn = other.named("container", CHURN)
+    instance = "urn:li:dataPlatformInstance:(urn:li:dataPlatform:mlflow,eu)"
+    assert churn["dataPlatformInstance"]["instance"] == instance
+    with GmsStandIn() as gms:
+        ingest_into(gms, config)
+        assert gms.rejections == []

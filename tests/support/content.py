@@ -1,0 +1,377 @@
+"""What is in the servers that tests read: all that MLflow can hold and a reader may trip over.
+
+It goes in over MLflow's REST API, which is the same from 2.10 to 3.x, and by SQL where no client
+can make it. Nothing is trained here: the demo does that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tests.support.servers import MlflowServer
+
+STARTED = 1_700_000_000_000  # of the first run; epoch milliseconds
+MINUTE = 60_000
+
+CHURN = "churn"
+FORECAST = "forecast, EU (需求)"
+EMPTY = "empty"
+RETIRED = "retired"
+
+FRAUD = "fraud, v2 (EU)"
+SLASH = "模型/卡"  # 3.11 and newer refuse "/" and ":" in a new name; older rows keep them
+LONG = "模" * 300
+UNUSED = "no versions"
+ODD_NAMES = ("it's", "a,b", "a%2Cb", " leading blank", 'say "yes"', "100% sure", SLASH, LONG)
+
+SECRETS = ("s3cr3t-git", "s3cr3t-token", "s3cr3t-ftp")  # logged by accident; no aspect may hold one
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What `rich_content` made: all that its server has, the experiment "Default" included."""
+
+    experiments: Mapping[str, str]  # name -> id, of those that are not deleted
+    deleted_experiments: Mapping[str, str]
+    runs: Mapping[str, str]  # run name -> run id, of those that are not deleted
+    deleted_runs: Mapping[str, str]
+    gone_run: str  # id of a run that was deleted for good; a version still names it
+    models: tuple[str, ...]
+    versions: Mapping[tuple[str, str], str]  # (model, version) -> run id, empty where it has none
+
+
+def rich_content(server: MlflowServer) -> Content:
+    """Fills an empty server with one of everything."""
+    ids = _make_experiments(server)
+    runs = {**_make_churn_runs(server, ids[CHURN]), **_make_forecast_runs(server, ids[FORECAST])}
+    gone_run = _make_run(server, ids[CHURN], "gone", 50)
+    deleted_runs = {
+        "deleted": _make_run(server, ids[CHURN], "deleted", 60),
+        "in retired": _make_run(server, ids[RETIRED], "in retired", 61),
+    }
+    versions = _make_models(server, runs, gone_run)
+    if server.release >= (3, 0):
+        versions["logged", "1"] = _make_logged_model(server, ids[CHURN], runs["full"])
+    server.post("runs/delete", run_id=deleted_runs["deleted"])
+    server.post("experiments/delete", experiment_id=ids[RETIRED])  # and its run with it
+    _delete_run_for_good(server, gone_run)
+    retired = {RETIRED: ids.pop(RETIRED)}
+    models = tuple(dict.fromkeys([UNUSED, *(name for name, _ in versions)]))
+    return Content({"Default": "0", **ids}, retired, runs, deleted_runs, gone_run, models, versions)
+
+
+def _make_experiments(server: MlflowServer) -> dict[str, str]:
+    ids = {}
+    for name in (CHURN, FORECAST, EMPTY, RETIRED):
+        ids[name] = server.post("experiments/create", name=name)["experiment_id"]
+    about = "Who **leaves**, and why.\nAsk the retention team."
+    for key, value in {"mlflow.note.content": about, "team": "retention", "no value": ""}.items():
+        server.post("experiments/set-experiment-tag", experiment_id=ids[CHURN], key=key, value=value)
+    return ids
+
+
+# Runs
+
+GIT_TAGS = {
+    "mlflow.user": "ada",
+    "mlflow.source.name": "train.py",
+    "mlflow.source.type": "LOCAL",
+    "mlflow.source.git.commit": "4f1a6a2f0c5f4f0b9f7f3e0d5a1b2c3d4e5f6a7b",
+    "mlflow.source.git.branch": "main",
+    "mlflow.source.git.repoURL": "https://user:s3cr3t-git@github.com/acme/churn.git",
+    "mlflow.source.git.diff": "diff --git a/train.py b/train.py\n+print('new')",
+}
+
+
+def _make_churn_runs(server: MlflowServer, experiment_id: str) -> dict[str, str]:
+    """The run that has everything, and one for each way a run can end."""
+    runs = {"full": _make_run(server, experiment_id, "full", 0, end="FINISHED")}
+    _fill(server, runs["full"])
+    for minute, name in enumerate(("failed", "killed", "scheduled"), start=1):
+        runs[name] = _make_run(server, experiment_id, name, minute, end=name.upper())
+    runs["running"] = _make_run(server, experiment_id, "running", 10)
+    runs["finished, nobody knows when"] = _make_run(server, experiment_id, "finished, nobody knows when", 11)
+    server.post("runs/update", run_id=runs["finished, nobody knows when"], status="FINISHED")
+    runs["nobody's"] = _make_run(server, experiment_id, "nobody's", 12, user="", end="FINISHED")
+    return runs
+
+
+def _make_forecast_runs(server: MlflowServer, experiment_id: str) -> dict[str, str]:
+    """A parent with two children. One child logs a `train` that is not churn's `train`."""
+    parent = _make_run(server, experiment_id, "parent", 20, end="FINISHED")
+    runs = {"parent": parent}
+    for minute, name in ((21, "child 1"), (22, "child 2")):
+        runs[name] = _make_run(server, experiment_id, name, minute, end="FINISHED", tags={"mlflow.parentRunId": parent})
+    dataset = _dataset("train", "s3", {"uri": "s3://acme-forecast/2024/train.parquet"}, schema=TABLE)
+    server.post("runs/log-inputs", run_id=runs["child 1"], datasets=[dataset])
+    return runs
+
+
+def _make_run(
+    server: MlflowServer,
+    experiment_id: str,
+    name: str,
+    minute: int,
+    *,
+    user: str = "ada",
+    end: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> str:
+    """A run that starts `minute` minutes after STARTED, and ends a minute later as `end`, or goes on."""
+    start = STARTED + minute * MINUTE
+    run = server.post(
+        "runs/create",
+        experiment_id=experiment_id,
+        run_name=name,
+        user_id=user,
+        start_time=start,
+        tags=_pairs(tags or {}),
+    )
+    run_id: str = run["run"]["info"]["run_id"]
+    if end:
+        server.post("runs/update", run_id=run_id, status=end, end_time=start + MINUTE)
+    return run_id
+
+
+def _fill(server: MlflowServer, run_id: str) -> None:
+    history = json.dumps([{"run_id": run_id, "artifact_path": "model", "flavors": {}}])
+    tags = {
+        **GIT_TAGS,
+        "mlflow.note.content": "The *first* good one.",
+        "mlflow.log-model.history": history,
+        "long": "x" * 5000,
+        "no value": "",
+        "评语": "不错",
+    }
+    params = {"max_depth": "7", "features": "age, tenure", "grid": "g" * 500, "学习率": "0.1"}
+    metrics = [
+        *(_metric("auc", value, step) for step, value in enumerate((0.5, 0.7, 0.9))),
+        _metric("auc", 0.6, step=1, minute=9),  # later, yet not the last value: the highest step is
+        _metric("loss/validation", 0.25),
+        _metric("nan", "NaN"),
+        _metric("inf", "Infinity"),  # the database turns both into the largest float
+        _metric("-inf", "-Infinity"),
+    ]
+    server.post("runs/log-batch", run_id=run_id, tags=_pairs(tags), params=_pairs(params), metrics=metrics)
+    server.post("runs/log-inputs", run_id=run_id, datasets=DATASETS)
+
+
+def _metric(key: str, value: float | str, step: int = 0, minute: int = 0) -> dict[str, Any]:
+    return {"key": key, "value": value, "step": step, "timestamp": STARTED + minute * MINUTE + step}
+
+
+def _pairs(values: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"key": key, "value": value} for key, value in values.items()]
+
+
+def _delete_run_for_good(server: MlflowServer, run_id: str) -> None:
+    """As `mlflow gc` does it: model versions keep naming the run."""
+    for table in ("params", "tags", "latest_metrics", "metrics", "runs"):
+        server.execute(f"DELETE FROM {table} WHERE run_uuid = ?", run_id)  # noqa: S608 - our own names
+
+
+# Dataset inputs
+
+NESTED = {
+    "mlflow_colspec": [
+        {"name": "id", "type": "long", "required": True},
+        {
+            "name": "address",
+            "type": "object",
+            "required": False,
+            "properties": {
+                "street": {"type": "string", "required": True},
+                "zip": {"type": "string", "required": False},
+            },
+        },
+        {
+            "name": "orders",
+            "type": "array",
+            "required": True,
+            "items": {
+                "type": "object",
+                "properties": {
+                    "price": {"type": "double", "required": True},
+                    "sku": {"type": "string", "required": True},
+                },
+            },
+        },
+        {"name": "scores", "type": "map", "required": True, "values": {"type": "double"}},
+        {"name": "seen", "type": "datetime", "required": True},
+    ]
+}
+TABLE = {"mlflow_colspec": [{"name": "id", "type": "long", "required": True}]}
+TENSOR = {
+    "mlflow_tensorspec": {
+        # JSON in JSON in JSON: so does MLflow's numpy dataset.
+        "features": json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1, 4]}}]),
+        "targets": None,
+    }
+}
+NUMPY_PROFILE = {"features_shape": [3, 4], "features_size": 12, "features_nbytes": 96}
+
+
+def _dataset(
+    name: str,
+    source_type: str,
+    source: Mapping[str, Any],
+    *,
+    context: str | None = "training",
+    digest: str = "5f1c2a9b",
+    schema: Mapping[str, Any] | None = None,
+    profile: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """An input as `runs/log-inputs` takes it."""
+    dataset = {"name": name, "digest": digest, "source_type": source_type, "source": json.dumps(source)}
+    if schema is not None:
+        dataset["schema"] = json.dumps(schema)
+    if profile is not None:
+        dataset["profile"] = json.dumps(profile)
+    tags = [] if context is None else [{"key": "mlflow.data.context", "value": context}]
+    return {"dataset": dataset, "tags": tags}
+
+
+S3_TRAIN = {"uri": "s3://acme-churn/2024/train.parquet"}
+HUGGING_FACE = {
+    "path": "acme/churn",
+    "config_name": None,
+    "data_dir": None,
+    "data_files": None,
+    "split": "train",
+    "revision": "9d3f",
+}
+ROWS = {"num_rows": 1000, "num_elements": 5000}
+
+DATASETS = [
+    _dataset("train", "s3", S3_TRAIN, schema=NESTED, profile=ROWS),
+    # MLflow keeps one input for each name and digest of a run, so that a second context needs another digest.
+    _dataset("train", "s3", S3_TRAIN, context="validation", digest="0badcafe", schema=NESTED),
+    _dataset("embeddings", "gs", {"uri": "gs://acme/embeddings.npy"}, schema=TENSOR, profile=NUMPY_PROFILE),
+    _dataset("no schema", "abfss", {"uri": "abfss://raw@acme.dfs.core.windows.net/churn"}, context=None),
+    _dataset("web", "http", {"url": "https://data.acme.example/churn.csv?tok=s3cr3t-token"}, schema=TABLE),
+    _dataset("drop", "ftp", {"uri": "ftp://user:s3cr3t-ftp@files.acme.example/drop.csv"}),
+    _dataset("delta name", "delta_table", {"delta_table_name": "main.sales.orders", "delta_table_version": 3}),
+    _dataset("delta path", "delta_table", {"path": "s3://acme-lake/orders"}),
+    _dataset("spark table", "spark", {"table_name": "hive.sales.returns"}),
+    _dataset("spark query", "spark", {"sql": "select 1"}),
+    _dataset("hub", "hugging_face", HUGGING_FACE),
+    _dataset("file", "local", {"uri": "/data/churn.csv"}, context="test"),
+    _dataset("volume", "local", {"uri": "/Volumes/main/sales/raw/churn.csv"}),
+    _dataset("in code", "code", {"tags": {"mlflow.user": "ada", "mlflow.source.name": "train.py"}}),
+    _dataset("custom", "acme_lake", {"place": "lake/churn"}),
+]
+
+
+# Models
+
+STAGES = ("Production", "Staging", "Archived", "None")
+
+
+def _make_models(server: MlflowServer, runs: Mapping[str, str], gone_run: str) -> dict[tuple[str, str], str]:
+    about = "Scores *card* payments."
+    _make_model(server, FRAUD, description=about, tags={"team": "risk", "no value": ""})
+    _make_model(server, UNUSED)
+    versions = {}
+    for number, stage in enumerate(STAGES, start=1):
+        run_id = runs["full"] if number < 3 else runs["child 1"]  # two versions from one run
+        versions[FRAUD, str(number)] = _make_version(server, FRAUD, run_id)
+        server.post("model-versions/transition-stage", name=FRAUD, version=str(number), stage=stage)
+    for alias, version in (("champion", "1"), ("eu-champion", "1"), ("challenger", "2")):
+        server.post("registered-models/alias", name=FRAUD, alias=alias, version=version)
+    for name in ODD_NAMES:
+        accepted = "renamed" if name == SLASH else name
+        _make_model(server, accepted)
+        # One whose run is gone, one that was registered without a run.
+        run_id = {SLASH: gone_run, "it's": ""}.get(name, runs["child 2"])
+        versions[name, "1"] = _make_version(server, accepted, run_id)
+        server.post("registered-models/alias", name=accepted, alias="champion", version="1")
+    _rename_model(server, "renamed", SLASH)
+    return versions
+
+
+def _make_model(server: MlflowServer, name: str, description: str = "", tags: Mapping[str, str] | None = None) -> None:
+    server.post("registered-models/create", name=name, description=description, tags=_pairs(tags or {}))
+
+
+def _make_version(server: MlflowServer, name: str, run_id: str, source: str = "", model_id: str = "") -> str:
+    """Adds a version and returns `run_id`."""
+    server.post(
+        "model-versions/create",
+        name=name,
+        source=source or "s3://acme-models/model",
+        run_id=run_id,
+        description="Trained on *all* of it.",
+        tags=_pairs({"approved by": "grace", "no value": ""}),
+        **({"model_id": model_id} if model_id else {}),
+    )
+    return run_id
+
+
+def _rename_model(server: MlflowServer, old: str, new: str) -> None:
+    """By SQL: the newest servers refuse some of the names that older ones took."""
+    for table in (
+        "registered_models",
+        "registered_model_tags",
+        "registered_model_aliases",
+        "model_versions",
+        "model_version_tags",
+    ):
+        server.execute(f"UPDATE {table} SET name = ? WHERE name = ?", new, old)  # noqa: S608 - our own names
+
+
+def _make_logged_model(server: MlflowServer, experiment_id: str, run_id: str) -> str:
+    """A version as MLflow 3 makes it: its source is a logged model."""
+    model = server.post(
+        "logged-models", experiment_id=experiment_id, name="classifier", source_run_id=run_id, model_type="sklearn"
+    )
+    model_id = model["model"]["info"]["model_id"]
+    server.patch(f"logged-models/{model_id}", model_id=model_id, status="LOGGED_MODEL_READY")
+    _make_model(server, "logged")
+    return _make_version(server, "logged", run_id, source=f"models:/{model_id}", model_id=model_id)
+
+
+# Rows that MLflow can't serve: it answers 500 for the whole page
+
+RunDefect = Literal["start_time", "status", "user_id", "metric"]
+
+
+def plain_runs(server: MlflowServer, experiment: str, count: int) -> tuple[str, tuple[str, ...]]:
+    """A new experiment with `count` good runs: its id and theirs, sorted."""
+    experiment_id = server.post("experiments/create", name=experiment)["experiment_id"]
+    runs = [_make_run(server, experiment_id, f"{experiment} {i}", i, end="FINISHED") for i in range(count)]
+    return experiment_id, tuple(sorted(runs))
+
+
+def bad_run_row(server: MlflowServer, experiment_id: str, position: int, defect: RunDefect = "start_time") -> str:
+    """Spoils the run at `position` (from 0) in the order of run ids and returns its id.
+
+    A NULL start_time, status or user_id is a JSON error ("start_time cannot be None"), and a filter on that
+    attribute leaves the row out. A `metric` without a timestamp is an HTML error that no filter on an
+    attribute avoids; the run then has that one metric.
+    """
+    query = "SELECT run_uuid FROM runs WHERE experiment_id = ? ORDER BY run_uuid LIMIT 1 OFFSET ?"
+    run_id: str = server.execute(query, int(experiment_id), position)[0][0]
+    if defect == "metric":
+        server.execute(
+            "INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid) VALUES (?, 1, NULL, 0, 0, ?)",
+            "without timestamp",
+            run_id,
+        )
+    else:
+        server.execute(f"UPDATE runs SET {defect} = NULL WHERE run_uuid = ?", run_id)  # noqa: S608 - from RunDefect
+    return run_id
+
+
+def bad_experiment_row(server: MlflowServer, experiment_id: str) -> None:
+    """Spoils experiments/search."""
+    statement = "UPDATE experiments SET artifact_location = NULL WHERE experiment_id = ?"
+    server.execute(statement, int(experiment_id))
+
+
+def bad_version_row(server: MlflowServer, name: str, version: str) -> None:
+    """Spoils model-versions/search, and registered-models/search if it is the newest version of its stage."""
+    statement = "UPDATE model_versions SET creation_time = NULL WHERE name = ? AND version = ?"
+    server.execute(statement, name, int(version))

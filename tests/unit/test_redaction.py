@@ -1,0 +1,183 @@
+"""Credentials go, everything else stays, and no text takes long."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from datahub_mlflow_source.redaction import names_credential, redact, redact_url
+
+SECRET = "hunter2"
+
+URLS = {
+    "https://user:hunter2@host/x": "https://host/x",
+    "https://hunter2@github.com/org/repo.git": "https://github.com/org/repo.git",
+    "https://x-access-token:hunter2@github.com/org/repo.git": "https://github.com/org/repo.git",
+    "ftp://u:hunter2@h/k": "ftp://h/k",
+    "https://user:hunter2@p@host/x": "https://host/x",
+    "mongodb+srv://u:hunter2@cluster/db?retryWrites=true": "mongodb+srv://cluster/db?retryWrites=true",
+    "redis://:hunter2@host:6379/0": "redis://host:6379/0",
+    "ssh://git:hunter2@host/x": "ssh://host/x",
+    "s3n://AKIA:hun/ter2+x/y@bucket/key": "s3n://bucket/key",
+    "postgresql+psycopg2://u:hunter2@h:5432/db": "postgresql+psycopg2://h:5432/db",
+    "https://host/b.csv?tok=hunter2": "https://host/b.csv?tok=***",
+    "https://host/b?x=1&token=hunter2&y=2#part": "https://host/b?x=1&token=***&y=2#part",
+    "https://host/#access_token=hunter2&state=1": "https://host/#access_token=***&state=1",
+    "https://b.s3.amazonaws.com/k?X-Amz-Credential=hunter2%2F1&X-Amz-Date=2&X-Amz-Signature=hunter2": (
+        "https://b.s3.amazonaws.com/k?X-Amz-Credential=***&X-Amz-Date=2&X-Amz-Signature=***"
+    ),
+    "https://b.s3.amazonaws.com/k?AWSAccessKeyId=hunter2&Signature=hunter2&Expires=1": (
+        "https://b.s3.amazonaws.com/k?AWSAccessKeyId=***&Signature=***&Expires=1"
+    ),
+    "https://a.blob.core.windows.net/c/p?sv=2022&sp=r&sig=hunter2%3D": (
+        "https://a.blob.core.windows.net/c/p?sv=2022&sp=r&sig=***"
+    ),
+    "https://f.azurewebsites.net/api/x?code=hunter2": "https://f.azurewebsites.net/api/x?code=***",
+    "https://h/?api_key=hunter2&client_secret=hunter2&q=1": "https://h/?api_key=***&client_secret=***&q=1",
+    "https://h/?Private-Token=hunter2": "https://h/?Private-Token=***",
+    "https://h/?a=1&amp;token=hunter2&amp;b=2": "https://h/?a=1&amp;token=***&amp;b=2",
+}
+TEXTS = {
+    "DefaultEndpointsProtocol=https;AccountName=n;AccountKey=hunter2+/c==;EndpointSuffix=core": (
+        "DefaultEndpointsProtocol=https;AccountName=n;AccountKey=***;EndpointSuffix=core"
+    ),
+    "SharedAccessSignature=sv=2020&ss=b&sig=hunter2%3D;BlobEndpoint=https://x": (
+        "SharedAccessSignature=***&ss=b&sig=***;BlobEndpoint=https://x"
+    ),
+    "Server=h;User Id=sa;Password=hunter2&more;Database=d": "Server=h;User Id=sa;Password=***;Database=d",
+    "Driver=x;PWD={hunter2;x};Server=h": "Driver=x;PWD=***;Server=h",
+    "Password = hunter2; Server=h": "Password = ***; Server=h",
+    "jdbc:mysql://h/d?user=u&password=hunter2": "jdbc:mysql://h/d?user=u&password=***",
+    "jdbc:sqlserver://h:1433;user=sa;password=hunter2;": "jdbc:sqlserver://h:1433;user=sa;password=***;",
+    "jdbc:oracle:thin:scott/hunter2@h:1521/x": "jdbc:oracle:thin:@h:1521/x",
+    "host=h password='hunter2 x' user=u": "host=h password='***' user=u",
+    "PGPASSWORD=hunter2 train.py --api-key=hunter2 --epochs=3": "PGPASSWORD=*** train.py --api-key=*** --epochs=3",
+    "fs.azure.account.key.acct.dfs.core.windows.net=hunter2": "fs.azure.account.key.acct.dfs.core.windows.net=***",
+    "from https://u:hunter2@a/x and https://b/y?sig=hunter2, then ssh://git@c/z": (
+        "from https://a/x and https://b/y?sig=***, then ssh://git@c/z"
+    ),
+    "[data](https://h/x?token=hunter2) is here": "[data](https://h/x?token=***) is here",
+    "https://h?sig=hunter2,https://h2?sig=hunter2": "https://h?sig=***,https://h2?sig=***",
+    "next=https%3A%2F%2Fh%3Ftoken%3Dhunter2&x=1": "next=https%3A%2F%2Fh%3Ftoken%3D***&x=1",
+    "connect(password='hunter2', port=5)": "connect(password='***', port=5)",
+    "{'account_key': 'hunter2', 'depth': 3}": "{'account_key': '***', 'depth': 3}",
+    r'{"u":"https:\/\/u:hunter2@h\/x?token=hunter2\u0026b=1"}': r'{"u":"https:\/\/h\/x?token=***\u0026b=1"}',
+}
+INNOCENT = [
+    "",
+    "0.001",
+    "pad_token=<pad>",
+    "max_tokens=5",
+    "a;b",
+    "user@example.com",
+    "write to user@example.com; the key is: patience=3",
+    "token=word, key=id, code=404, auth=none",
+    "use_auth_token=True, secret=None",
+    "PWD=/root HOME=/root",
+    "AccountName=n;SharedAccessKeyName=root",
+    "see https://a.com, mail me@b.com",
+    "git@github.com:org/repo.git",
+    "ssh://git@github.com/org/repo.git",
+    "git+ssh://git@github.com/org/repo.git",
+    "abfss://container@account.dfs.core.windows.net/path",
+    "wasbs://container@account.blob.core.windows.net/path",
+    "http://host:8080/@scope/name",
+    "http://[::1]:80/a@b",
+    "file:///C:/Users/me@corp/x.csv",
+    "models:/churn@champion",
+    "s3://bucket/day=2024-01-01/key=5/part.parquet?versionId=3&partNumber=1",
+    "https://host/x?page=2&sort_key=name&monkey=1&pagetoken=3",
+    '{"pad_token": "<pad>", "key": "value", "password": null, "n": 1}',
+    '{"name": "password", "type": "string"}',
+    "{",
+]
+
+
+@pytest.mark.parametrize(("text", "clean"), [*URLS.items(), *TEXTS.items()])
+def test_credentials_go_and_the_rest_stays(text: str, clean: str) -> None:
+    assert redact(text) == clean
+
+
+@pytest.mark.parametrize(("url", "clean"), URLS.items())
+def test_one_url_is_cleaned_as_any_text(url: str, clean: str) -> None:
+    assert redact_url(url) == clean
+
+
+@pytest.mark.parametrize("text", INNOCENT)
+def test_innocent_text_is_left_alone(text: str) -> None:
+    assert redact(text) == text
+    assert redact_url(text) == text
+
+
+@pytest.mark.parametrize("text", [*URLS, *TEXTS, *INNOCENT])
+def test_what_is_clean_stays_as_it_is(text: str) -> None:
+    assert redact(redact(text)) == redact(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "clean"),
+    {
+        "user:hunter2@host/path": "host/path",
+        "user:hunter2@host:path.git": "host:path.git",
+        "https://user:hun ter2@host/x": "https://host/x",
+        "mailto:user@example.com": "mailto:user@example.com",
+        r"C:\Users\me@corp\x.csv": r"C:\Users\me@corp\x.csv",
+    }.items(),
+)
+def test_a_url_may_lack_its_scheme_or_hold_blanks(url: str, clean: str) -> None:
+    assert redact_url(url) == clean
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_json_text_stays_json(layers: int) -> None:
+    value = {"uri": "https://u:hunter2@h/?sig=hunter2", "password": 'hunter2"x', "dsn": "password=", "n": 1}
+    text: object = value
+    for _ in range(layers):
+        text = json.dumps(text)
+    assert isinstance(text, str)
+    cleaned: object = redact(text)
+    for _ in range(layers):
+        assert isinstance(cleaned, str)
+        cleaned = json.loads(cleaned)
+    assert cleaned == {"uri": "https://h/?sig=***", "password": "***", "dsn": "password=", "n": 1}
+
+
+@pytest.mark.parametrize("name", ["password", "DB_PASSWORD", "api-key", "X-Amz-Signature", "token", "secret", "pwd"])
+def test_names_of_credentials_are_known(name: str) -> None:
+    assert names_credential(name)
+
+
+@pytest.mark.parametrize("name", ["pad_token", "keys", "path", "split", "delta_table_id", "tokens", "password_policy"])
+def test_other_names_are_no_credentials(name: str) -> None:
+    assert not names_credential(name)
+
+
+# Each makes a pattern start over again and again, or scan far for an end that does not come. With one pattern of
+# quadratic cost a single one of these takes hours; all of them together take seconds.
+HOSTILE = {
+    "colons": ":" * 1_000_000 + "@",
+    "schemes": "https://" * 125_000 + "@",
+    "userinfos": "://aa:" * 160_000 + "@",
+    "ats": "://" + "@" * 1_000_000,
+    "letters": "a" * 1_000_000 + "=key",
+    "separators": "?&;#" * 250_000 + "=key",
+    "parameters": ";key=" * 200_000,
+    "names": "secret" * 160_000 + "=",
+    "long name": "account.key." + "a.b" * 330_000 + "=",
+    "quotes": 'password="' * 100_000,
+    "single quotes": "password='" * 100_000,
+    "escaped quotes": 'password=\\"' * 90_000,
+    "json quotes": '"password":"' * 80_000,
+    "nested json quotes": '\\"password\\":\\"' * 65_000,
+    "braces": ";pwd={" * 160_000,
+    "brackets": "password=" + ")" * 1_000_000,
+    "commas": "password=" + ",a" * 500_000,
+    "backslashes": "password=" + "\\" * 1_000_000,
+    "oracle": "jdbc:oracle:thin:a/" * 50_000 + "@",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
+def test_a_hostile_megabyte_is_read_in_one_go(text: str) -> None:
+    assert SECRET not in redact(f"{text} password={SECRET}")

@@ -36,9 +36,13 @@ def why_not(key: str, uri: str) -> str | None:
     if scheme in ("file", ""):
         return (
             f"`{key}` is a folder. MLflow itself has put file stores into maintenance: move it into a database "
-            "with `mlflow migrate-filestore`, run `mlflow server` on that, and give the server's address here."
+            "with `mlflow migrate-filestore`, run `mlflow server` on that, and give the server's address here, "
+            "like https://mlflow.example.com"
         )
-    return f"`{key}` has the scheme `{scheme}`, which is none of http, https, databricks"
+    return (
+        f"`{key}` has the scheme `{scheme}`, which is none of http, https, databricks. "
+        "It should look like https://mlflow.example.com"
+    )
 
 
 def _why_not_web(key: str, uri: str) -> str | None:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from datahub.configuration.common import AllowDenyPattern, ConfigModel, TransparentSecretStr
 from datahub.configuration.source_common import EnvConfigMixin, PlatformInstanceConfigMixin
+from datahub.emitter.mce_builder import DEFAULT_ENV
 from datahub.ingestion.source.state.stale_entity_removal_handler import StatefulStaleMetadataRemovalConfig
 from datahub.ingestion.source.state.stateful_ingestion_base import StatefulIngestionConfigBase
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
@@ -102,6 +103,28 @@ class LimitsConfig(RecipeModel):
     max_description_chars: int = Field(default=65_000, ge=10, description="Characters of one description.")
 
 
+class RemovalConfig(StatefulStaleMetadataRemovalConfig, RecipeModel):
+    """DataHub's keys for what is gone from MLflow, described as they work here."""
+
+    enabled: bool = Field(
+        default=False,
+        description="Remembers in DataHub, under the recipe's `pipeline_name`, what was sent, and so finds out the "
+        "next time what is gone. Needs the sink `datahub-rest`, or `datahub_api` in the recipe.",
+    )
+    remove_stale_metadata: bool = Field(
+        default=True,
+        description="Soft-deletes what is gone: DataHub doesn't show it any more, and brings it back when it is sent "
+        "again. With false nothing is removed, and nothing remembered.",
+    )
+    fail_safe_threshold: float = Field(
+        default=75.0,
+        ge=0.0,
+        le=100.0,
+        description="Removes nothing, and fails, where more than so many percent of what was there would go: a lost "
+        "permission or a slip in a pattern look like that. 100 switches it off.",
+    )
+
+
 class MlflowSourceConfig(
     StatefulIngestionConfigBase,  # type: ignore[type-arg] # with one, the framework takes no subclass of it
     EnvConfigMixin,
@@ -172,6 +195,18 @@ class MlflowSourceConfig(
     )
 
     # --- naming ---
+    platform_instance: str | None = Field(
+        default=None,
+        description="Name of this MLflow deployment in DataHub. Needed where several go into one DataHub: their "
+        "experiments and models of the same name would be one entity there. It is part of nearly every URN, so "
+        "setting or changing it makes new entities of everything.",
+    )
+    env: str = Field(
+        default=DEFAULT_ENV,
+        description="Environment of models, versions and datasets, one of those that DataHub knows: PROD, DEV, TEST, "
+        "QA and so on. It is part of their URNs, and not of those of experiments and runs: where each environment has "
+        "an MLflow server of its own, give each a `platform_instance` too.",
+    )
     model_name_separator: str = Field(
         default="_",
         description="What stands between a model's name and its version in the URN. Changing it renames every "
@@ -181,21 +216,20 @@ class MlflowSourceConfig(
     # --- scope ---
     experiment_pattern: Annotated[AllowDenyPattern, Filters("Experiment")] = Field(
         default_factory=AllowDenyPattern.allow_all,
-        description="Regular expressions for the names of experiments to take, and of those to leave out, "
-        "with their runs. They match from the start of the name.",
+        description="Which experiments to take by name, with their runs.",
     )
     model_pattern: Annotated[AllowDenyPattern, Filters("Model")] = Field(
         default_factory=AllowDenyPattern.allow_all,
-        description="The same for registered models, with their versions.",
+        description="Which registered models to take by name, with their versions.",
     )
     run_name_pattern: Annotated[AllowDenyPattern, Filters("Run")] = Field(
         default_factory=AllowDenyPattern.allow_all,
-        description="The same for the names of runs. A version keeps the params and metrics of a run that is "
-        "left out, but does not link to it.",
+        description="Which runs to take by name. A version keeps the params and metrics of a run that is left out, "
+        "but does not link to it.",
     )
     run_user_pattern: AllowDenyPattern = Field(
         default_factory=AllowDenyPattern.allow_all,
-        description="The same for the users who started runs.",
+        description="Which runs to take by the user who started them, as `run_name_pattern`.",
     )
     run_filter: str | None = Field(
         default=None,
@@ -246,10 +280,12 @@ class MlflowSourceConfig(
         description="Accepted for recipes of the built-in source. Has no effect: datasets on other platforms are "
         "linked to, and left to the connectors that own them.",
     )
-    stateful_ingestion: StatefulStaleMetadataRemovalConfig | None = Field(
+
+    # --- removal ---
+    stateful_ingestion: RemovalConfig | None = Field(
         default=None,
-        description="With `enabled: true`, what is no longer in MLflow is soft-deleted in DataHub. Needs "
-        "`pipeline_name` in the recipe. What could not be read because of an error is never removed.",
+        description="With `enabled: true`, what is no longer in MLflow is soft-deleted in DataHub, apart from runs. "
+        "Needs `pipeline_name` in the recipe. What could not be read because of an error is never removed.",
     )
 
     @classmethod

@@ -6,8 +6,10 @@ They are read and never written: DataHub runs other things in the same process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from configparser import ConfigParser
+from configparser import Error as ConfigParserError
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.errors import RecipeError
 
 _TRUE = ("true", "1")  # MLflow's _BooleanEnvironmentVariable
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,13 @@ class BearerAuth(AuthBase):
         return request
 
 
+class HeaderAuth(AuthBase):
+    """The Authorization header that the recipe gives. As `auth`, or a ~/.netrc would replace it."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        return request
+
+
 class DatabricksAuth(AuthBase):
     """Whatever databricks-sdk makes of a profile: tokens, OAuth, cloud logins; renewed as it sees fit."""
 
@@ -71,18 +82,24 @@ def connections(
     Raises:
         RecipeError: for an address that can't be read, saying what to do instead.
     """
-    tracking_uri = config.tracking_uri or environment.get("MLFLOW_TRACKING_URI")
+    tracking_key, tracking_uri = _address("tracking_uri", config.tracking_uri, environment)
     if not tracking_uri:
         raise RecipeError(
             "`tracking_uri` is not set, and neither is MLFLOW_TRACKING_URI. "
             "Set it to the address of the MLflow tracking server, like https://mlflow.example.com"
         )
-    registry_uri = config.registry_uri or environment.get("MLFLOW_REGISTRY_URI") or tracking_uri
-    tracking, warnings = _connection("tracking_uri", tracking_uri, config, environment)
-    if registry_uri == tracking_uri:
+    tracking, warnings = _connection(tracking_key, tracking_uri, config, environment)
+    registry_key, registry_uri = _address("registry_uri", config.registry_uri, environment)
+    if not registry_uri or registry_uri == tracking_uri:
         return tracking, tracking, warnings
-    registry, more_warnings = _connection("registry_uri", registry_uri, config, environment)
+    registry, more_warnings = _connection(registry_key, registry_uri, config, environment)
     return tracking, registry, warnings + more_warnings
+
+
+def _address(key: str, uri: str | None, environment: Mapping[str, str]) -> tuple[str, str | None]:
+    """And the name under which people know it."""
+    variable = f"MLFLOW_{key.upper()}"
+    return (key, uri) if uri else (variable, environment.get(variable))
 
 
 def _connection(
@@ -101,13 +118,15 @@ def _http_connection(
 ) -> tuple[Connection, tuple[str, ...]]:
     parts = urlsplit(uri)
     warnings: tuple[str, ...] = ()
-    auth = _auth(config, environment)
+    auth = _recipe_auth(config)
     if parts.username or parts.password:
-        warnings = (
-            f"`{key}` holds a user name or password, which DataHub stores in clear: "
-            "use `username` and `password` (or `token`), with a ${VARIABLE} for the secret",
-        )
-        auth = auth or HTTPBasicAuth(unquote(parts.username or ""), unquote(parts.password or ""))
+        if key in MlflowSourceConfig.model_fields:
+            warnings = (
+                f"`{key}` holds a user name or password, which DataHub stores in clear: "
+                "use `username` and `password` (or `token`), with a ${VARIABLE} for the secret",
+            )
+        auth = auth or _basic(unquote(parts.username or ""), unquote(parts.password or ""))
+    auth = auth or _environment_auth(environment)
     host = parts.netloc.rpartition("@")[2]
     url = urlunsplit((parts.scheme.lower(), host, parts.path.rstrip("/"), "", ""))
     return replace(_settings(config, environment), url=url, auth=auth), warnings
@@ -116,7 +135,8 @@ def _http_connection(
 def _settings(config: MlflowSourceConfig, environment: Mapping[str, str]) -> Connection:
     """All but the address and who we are."""
     tls = config.tls
-    insecure = environment.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in _TRUE
+    asked_to_trust = environment.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in _TRUE
+    insecure = asked_to_trust and "verify" not in tls.model_fields_set
     ca_bundle = tls.ca_bundle or environment.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
     cert = tls.client_cert or environment.get("MLFLOW_TRACKING_CLIENT_CERT_PATH")
     for key, path in (
@@ -126,30 +146,58 @@ def _settings(config: MlflowSourceConfig, environment: Mapping[str, str]) -> Con
     ):
         if path and not Path(path).exists():
             raise RecipeError(f"`tls.{key}`: there is no file {path}")
-    secret_headers = {name: value.get_secret_value() for name, value in config.headers_secret.items()}
     return Connection(
         url="",
-        headers={**config.headers, **secret_headers},
-        verify=False if not tls.verify else ca_bundle or not insecure,
+        headers=dict(_headers(config)),
+        verify=tls.verify and (ca_bundle or not insecure),
         cert=(cert, tls.client_key_path) if cert and tls.client_key_path else cert,
         timeout_seconds=config.timeout_seconds,
         max_retries=config.max_retries,
     )
 
 
-def _auth(config: MlflowSourceConfig, environment: Mapping[str, str]) -> AuthBase | None:
-    """Recipe first, then MLflow's variables, then its credentials file; None: anonymous."""
+def _headers(config: MlflowSourceConfig) -> Iterator[tuple[str, str]]:
+    secret = {name: value.get_secret_value() for name, value in config.headers_secret.items()}
+    for key, headers in (("headers", config.headers), ("headers_secret", secret)):
+        for name, value in headers.items():
+            if not _HEADER_NAME.fullmatch(name):
+                raise RecipeError(f"`{key}`: {name!r} is no name of an HTTP header")
+            yield name, _header_value(f"{key}.{name}", value)
+
+
+def _header_value(key: str, value: str) -> str:
+    """Without blanks around it, as a secret read from a file often ends in a line break."""
+    value = value.strip()
+    if not _HEADER_VALUE.fullmatch(value):
+        raise RecipeError(f"`{key}` holds a character that no HTTP header may hold, such as a line break in the middle")
+    return value
+
+
+def _recipe_auth(config: MlflowSourceConfig) -> AuthBase | None:
     if config.username and config.password:
         return _basic(config.username, config.password.get_secret_value())
     if config.token:
-        return BearerAuth(config.token.get_secret_value())
-    from_file = _credentials_file(environment)
-    username = environment.get("MLFLOW_TRACKING_USERNAME") or from_file.get("mlflow_tracking_username")
-    password = environment.get("MLFLOW_TRACKING_PASSWORD") or from_file.get("mlflow_tracking_password")
+        return _bearer("token", config.token.get_secret_value())
+    names = {name.lower() for name in (*config.headers, *config.headers_secret)}
+    return HeaderAuth() if "authorization" in names else None
+
+
+def _environment_auth(environment: Mapping[str, str]) -> AuthBase | None:
+    """MLflow's variables first, then its credentials file; None: anonymous."""
+    username = environment.get("MLFLOW_TRACKING_USERNAME")
+    password = environment.get("MLFLOW_TRACKING_PASSWORD")
     if username and password:
         return _basic(username, password)
-    token = environment.get("MLFLOW_TRACKING_TOKEN")
-    return BearerAuth(token) if token else None
+    if token := environment.get("MLFLOW_TRACKING_TOKEN"):
+        return _bearer("MLFLOW_TRACKING_TOKEN", token)
+    from_file = _credentials_file(environment)
+    username = username or from_file.get("mlflow_tracking_username")
+    password = password or from_file.get("mlflow_tracking_password")
+    return _basic(username, password) if username and password else None
+
+
+def _bearer(key: str, token: str) -> BearerAuth:
+    return BearerAuth(_header_value(key, token))
 
 
 def _basic(username: str, password: str) -> HTTPBasicAuth:
@@ -158,13 +206,23 @@ def _basic(username: str, password: str) -> HTTPBasicAuth:
 
 
 def _credentials_file(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """Section [mlflow] of ~/.mlflow/credentials, as MLflow's own client reads it (`mlflow/utils/credentials.py`)."""
+    """Section [mlflow] of ~/.mlflow/credentials, as MLflow's own client reads it (`mlflow/utils/credentials.py`).
+
+    Raises:
+        RecipeError: it can't be read; what stands in it is not shown.
+    """
     home = environment.get("HOME") or environment.get("USERPROFILE")
     path = Path(home, ".mlflow", "credentials") if home else None
     if not path or not path.is_file():
         return {}
     parser = ConfigParser(interpolation=None)
-    parser.read(path, encoding="utf-8")
+    try:
+        parser.read(path, encoding="utf-8")
+    except (ConfigParserError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"{path}, where MLflow keeps credentials, can't be read ({type(error).__name__}). It should have a section "
+            "[mlflow]; or set `username` and `password`, or `token`"
+        ) from None
     return dict(parser["mlflow"]) if parser.has_section("mlflow") else {}
 
 

@@ -13,7 +13,13 @@ from datahub.ingestion.api.workunit import MetadataWorkUnit
 from datahub.ingestion.graph.client import DataHubGraph
 from datahub.metadata.urns import Urn
 
-from datahub_mlflow_source.mapping.datasets import InputDataset, input_dataset, map_dataset
+from datahub_mlflow_source.mapping.datasets import (
+    InputDataset,
+    input_dataset,
+    map_dataset,
+    platform_of,
+    upstream_of,
+)
 from datahub_mlflow_source.mapping.experiments import map_experiment, map_registry
 from datahub_mlflow_source.mapping.models import map_model, map_version
 from datahub_mlflow_source.mapping.rules import Entity, Rules, alive
@@ -200,10 +206,20 @@ class Ingestion:
             yield MetadataChangeProposalWrapper(entityUrn=str(urn), aspect=tags).as_workunit()
 
     def _all_datasets(self) -> Units:
+        platforms: dict[str, Entity] = {}
         for _, dataset in self._datasets.values():
             self._report.datasets.read += 1
             mapped = partial(map_dataset, dataset, self._rules)
             yield from self._send(self._report.datasets, dataset.input.name, partial(getattr, dataset, "urn"), mapped)
+            upstream = upstream_of(dataset, self._rules)
+            platform = platform_of(upstream) if upstream else None
+            if platform:
+                platforms[str(platform.urn)] = platform
+        for urn, platform in sorted(platforms.items()):
+            if not (self._graph and self._graph.exists(urn)):
+                for aspect in platform.aspects:
+                    proposal = MetadataChangeProposalWrapper(entityUrn=urn, aspect=aspect)
+                    yield proposal.as_workunit(is_primary_source=False)
 
     def _all_models(self) -> Units:
         for model in self._models:

@@ -1,8 +1,8 @@
 """What `datahub recipe probe` answers: what is in MLflow, and what the recipe would take of it.
 
-Imported only when the probe asks for it: it came with acryl-datahub 1.7.0.9, and an older one has no
-`datahub.ingestion.agent`. Listings show what the recipe's patterns leave out too, so that `probe filter` can say
-which key does it. They hold names, numbers and states, never tags, params or anything else that people logged.
+Imported only when the probe asks for it: an acryl-datahub older than 1.7.0.15 can't import this. Listings show what
+the recipe's patterns leave out too, so that `probe filter` can say which key does it. They hold names, numbers and
+states, never tags, params or anything else that people logged.
 """
 # No `from __future__ import annotations`: the probe reads the parameters' types at run time, and takes no text for one.
 
@@ -46,17 +46,18 @@ def _run_verdict(config: MlflowSourceConfig, asked: VerdictContext) -> Verdict |
     user = asked.attributes.get("user")
     if user is not None and not config.run_user_pattern.allowed(user):
         return Verdict.exclude("run_user_pattern", matched_target=user)
-    unjudged = [key for key in (*_NARROWED_BY_SERVER, "max_runs_per_experiment") if getattr(config, key) is not None]
-    if config.include_runs == "registered":
-        unjudged.append("include_runs")
-    if user is None and not config.run_user_pattern.is_allow_all():
-        unjudged.append("run_user_pattern")
-    if unjudged:
-        asked.warn(
-            f"not judged here, as a name alone doesn't tell: {', '.join(f'`{key}`' for key in unjudged)}. "
-            "(`run_user_pattern` is judged with --from-run; what `run_filter` and `run_retention_days` leave out is "
-            "not in the listing of `probe run runs`.)"
-        )
+    listed = bool(asked.attributes)  # by `probe run runs`, and so narrowed by MLflow as the recipe says
+    unjudged = {
+        "`include_runs: registered`": config.include_runs == "registered",
+        "`max_runs_per_experiment`": config.max_runs_per_experiment is not None,
+        "`run_filter`": config.run_filter is not None and not listed,
+        "`run_retention_days`": config.run_retention_days is not None and not listed,
+        "`run_user_pattern`": not config.run_user_pattern.is_allow_all() and user is None,
+    }
+    if any(unjudged.values()):
+        keys = ", ".join(key for key, is_unjudged in unjudged.items() if is_unjudged)
+        hint = "" if listed else " (some can by a listing: --from-run, with what `probe run runs` wrote)"
+        asked.warn(f"the recipe leaves out runs by what can't be judged by a name, too: {keys}{hint}")
     return None
 
 
@@ -158,7 +159,7 @@ class MlflowProbe(ProbeProviderBase):
         for key in _NARROWED_BY_SERVER:
             if getattr(self._config, key) is not None:
                 self._warn(f"`{key}` is set: what it leaves out is not listed, as an ingestion doesn't see it either")
-        experiment_id = self._one("experiments/get-by-name", "experiment", experiment)["experiment_id"]
+        experiment_id = self._experiment_id(experiment)
         scope = replace(_selection(self._config).runs, include_deleted=True, latest_per_experiment=limit)
         return [
             {
@@ -191,10 +192,16 @@ class MlflowProbe(ProbeProviderBase):
     @_told
     def versions(self, model: str, limit: int = MAX_PROBE_ITEMS) -> list[Listed]:
         """Versions of one registered model, by its name: the newest first."""
+        named = {
+            "filter": f"name={_quoted(model)}"
+        }  # `registered-models/get` refuses names that hold / or : since 3.11
+        found = next(self._registered("registered-models/search", "registered_models", named), None)
+        if found is None:
+            raise ProbeArgumentError(_nothing_named("registered model", model))
         of_version: dict[str, list[str]] = {}
-        for alias, version in _aliases(self._one("registered-models/get", "registered_model", model)).items():
+        for alias, version in _aliases(found).items():
             of_version.setdefault(version, []).append(alias)
-        query = {"filter": f"name={_quoted(model)}", "order_by": "version_number DESC"}
+        query = {**named, "order_by": "version_number DESC"}
         return [
             {
                 "name": str(row["version"]),
@@ -215,17 +222,15 @@ class MlflowProbe(ProbeProviderBase):
             tell = self.failures.append if record.listing_broke_off else self._warn
             tell(f"{record.kind} {record.what}: {record.reason}")
 
-    def _one(self, path: str, key: str, name: str) -> Mapping[str, Any]:
-        """What has this name."""
-        http, query = (self._tracking, "experiment_name") if key == "experiment" else (self._registry, "name")
+    def _experiment_id(self, name: str) -> str:
         try:
-            found: Mapping[str, Any] = http.get(path, {query: name})[key]
+            found = self._tracking.get("experiments/get-by-name", {"experiment_name": name})
         except ServerError as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
         else:
-            return found
-        raise ProbeArgumentError(f"MLflow has no {key.replace('_', ' ')} named {echoed(name)}, or doesn't let us see it")
+            return str(found["experiment"]["experiment_id"])
+        raise ProbeArgumentError(_nothing_named("experiment", name))
 
     def _registered(self, path: str, key: str, query: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """A listing of the registry, page by page as it is read."""
@@ -240,6 +245,10 @@ class MlflowProbe(ProbeProviderBase):
 
     def _count_registered(self, path: str, key: str) -> int:
         return _count(lambda place: self._registry.get(path, _at(place, {"max_results": 1})).get(key))
+
+
+def _nothing_named(kind: str, name: str) -> str:
+    return f"MLflow has no {kind} named {echoed(name)}, or doesn't let us see it"
 
 
 def _aliases(row: Mapping[str, Any]) -> dict[str, str]:

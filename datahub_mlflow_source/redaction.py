@@ -52,7 +52,7 @@ _SWITCH = r"(?!(?:true|false|none|null)\b)"  # use_auth_token=True
 # One group per form, around the value that is to go.
 _PARAMETER = re.compile(
     rf";[ ]?(?:{_ALWAYS}|{_AS_PARAMETER})[ ]?=[ ]?({_QUOTED_VALUE}|{_CONNECTION_VALUE})"
-    rf"|(?:[?#]|&(?:amp;)?|%3F|%26|\\u0026)(?:{_ALWAYS}|{_AS_PARAMETER})(?:=|%3D)({_QUERY_VALUE})"
+    rf"|(?:[?#]|&|%3F|%26|\\u0026)(?:{_ALWAYS}|{_AS_PARAMETER})(?:=|%3D)({_QUERY_VALUE})"
     rf"|(?=[abfprs]){_ALWAYS}(?:(?:[ ]?=[ ]?|%3D){_SWITCH}({_QUOTED_VALUE}|{_QUERY_VALUE})"
     rf"|\\?[\"'][ ]?:[ ]?({_JSON_VALUE}))",
     re.IGNORECASE | re.DOTALL,

@@ -8,7 +8,8 @@ from urllib.parse import quote, urlsplit
 from datahub_mlflow_source.mapping.rules import tag_value
 from datahub_mlflow_source.records import Tags
 
-_SCP_LIKE = re.compile(r"^(?:[\w.-]+@)?([\w.-]+):(?!/)(.+)$")  # git@github.com:acme/churn.git
+# git@github.com:acme/churn.git. One letter would be a drive of Windows; an @ further on ends a password.
+_SCP_LIKE = re.compile(r"^(?:[\w.-]+@)?([\w.-]{2,}):(?!/)([^@]+)$")
 
 
 def source_code_url(tags: Tags) -> str | None:
@@ -46,6 +47,7 @@ def _web_address(remote: str) -> str | None:
     if not host or parts.scheme not in ("http", "https", "ssh", "git"):
         return None
     kept_port = f":{port}" if port and parts.scheme in ("http", "https") else ""
+    host = f"[{host}]" if ":" in host else host
     scheme = "http" if parts.scheme == "http" else "https"
     path = parts.path.rstrip("/").removesuffix(".git")
     return f"{scheme}://{host}{kept_port}{quote(path, safe='/%~@+')}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from datahub.metadata.schema_classes import (
@@ -17,14 +17,15 @@ from datahub.metadata.schema_classes import (
     UpstreamLineageClass,
     _Aspect,
 )
-from datahub.metadata.urns import DatasetUrn
+from datahub.metadata.urns import DataPlatformUrn, DatasetUrn
 
-from datahub_mlflow_source.mapping.lineage import real_dataset
+from datahub_mlflow_source.mapping.lineage import platform_info, real_dataset
 from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, tag_value
 from datahub_mlflow_source.mapping.schemas import row_count, schema_fields
 from datahub_mlflow_source.mapping.sources import DatasetSource, parse_source
 from datahub_mlflow_source.mapping.urns import PLATFORM_URN, dataset_urn, platform_instance_urn
 from datahub_mlflow_source.records import DatasetInput
+from datahub_mlflow_source.redaction import redact
 
 CONTEXT = "mlflow.data.context"
 
@@ -50,6 +51,7 @@ def input_dataset(dataset: DatasetInput, experiment_name: str, rules: Rules) -> 
     Two experiments that both log `train` from different sources have two datasets; where the source is not usable
     (made up in code), the experiment stands for it.
     """
+    dataset = replace(dataset, name=redact(dataset.name))  # some call it by its address
     source = _parse_source(dataset.source_type, dataset.source)
     identity = f"{dataset.source_type}|{source.canonical}" if source.canonical else f"experiment|{experiment_name}"
     return InputDataset(_dataset_urn(dataset.name, identity, rules.naming), dataset, source, identity)
@@ -104,6 +106,13 @@ def upstream_of(dataset: InputDataset, rules: Rules) -> DatasetUrn | None:
     )
 
 
+def platform_of(dataset: DatasetUrn) -> Entity | None:
+    """The platform entity of a real dataset, where DataHub doesn't know that platform by itself."""
+    platform = DataPlatformUrn.from_string(dataset.platform)
+    info = platform_info(platform.platform_name)
+    return Entity(platform, [info]) if info else None
+
+
 def is_evaluation(dataset: DatasetInput) -> bool:
     """Whether the run logged it to be measured against, not to be trained on."""
     return tag_value(dataset.tags, CONTEXT).lower().startswith(("eval", "test", "valid"))
@@ -113,23 +122,26 @@ def edges(inputs: Sequence[InputDataset], trim: Trim) -> list[EdgeClass]:
     """One edge per dataset; what is said of each input of it (digest, context, …) is in the edge's properties."""
     by_urn: dict[str, list[dict[str, str]]] = {}
     for dataset in inputs:
-        by_urn.setdefault(str(dataset.urn), []).append(_edge_properties(dataset, trim))
-    return [EdgeClass(urn, properties=_joined(said)) for urn, said in sorted(by_urn.items())]
+        by_urn.setdefault(str(dataset.urn), []).append(_edge_properties(dataset))
+    return [
+        EdgeClass(urn, properties={key: trim.value(key, value) for key, value in _joined(said).items()})
+        for urn, said in sorted(by_urn.items())
+    ]
 
 
-def _edge_properties(dataset: InputDataset, trim: Trim) -> dict[str, str]:
+def _edge_properties(dataset: InputDataset) -> dict[str, str]:
     rows = _row_count(dataset.input.profile)
-    said = {
+    ours = {
         "name": dataset.input.name,
         "digest": dataset.input.digest,
         "context": tag_value(dataset.input.tags, CONTEXT),
         "source_type": dataset.input.source_type,
         "rows": str(rows) if rows is not None else "",
         "profile": dataset.input.profile or "",
-        **dataset.source.details,
         **{f"tag.{key}": value for key, value in dataset.input.tags if key != CONTEXT},
     }
-    return {key: trim.value(key, value) for key, value in said.items() if value}
+    # The keys of details are whatever stands in the source: none of them may take the place of ours.
+    return {**dataset.source.details, **{key: value for key, value in ours.items() if value}}
 
 
 def _joined(said: Sequence[dict[str, str]]) -> dict[str, str]:

@@ -35,6 +35,7 @@ from datahub_mlflow_source.mapping.urns import (
     version_set_urn,
 )
 from datahub_mlflow_source.records import ModelVersion, RegisteredModel, Run, Tags
+from datahub_mlflow_source.redaction import redact
 
 MODEL_GROUP = "ML Model Group"
 MODEL = "ML Model"
@@ -94,7 +95,7 @@ def map_version(
     properties = _properties(version, run, run_is_emitted, rules, trim)
     aspects: list[_Aspect] = [
         properties,
-        _version_properties(version, rules),
+        _version_properties(version, run, rules),
         ContainerClass(str(registry)),
         *platform_aspects(MODEL, rules.naming),
     ]
@@ -123,7 +124,7 @@ def _properties(
         ("run_link", version.run_link),
         ("user_id", version.user_id),
     ]
-    user = version.user_id or (run.user_id if run else "")
+    user = _creator(version, run)
     created = version.creation_time
     return MLModelPropertiesClass(
         name=f"{version.name}{naming.separator}{version.version}",
@@ -140,15 +141,20 @@ def _properties(
     )
 
 
+def _creator(version: ModelVersion, run: Run | None) -> str:
+    """Open-source MLflow doesn't say who registered a version; whoever trained it comes nearest."""
+    return version.user_id or (run.user_id if run else "")
+
+
 def _pills(tags: Tags) -> list[str]:
     """`key:value` as the built-in has it, for the group's table; only what a person can read there."""
-    texts = [f"{key}:{value}" if value else key for key, value in tags if not key.startswith("mlflow.")]
+    texts = [redact(f"{key}:{value}" if value else key) for key, value in tags if not key.startswith("mlflow.")]
     return [text for text in texts if len(text) <= _LONGEST_PILL and "\n" not in text and "://" not in text][
         :_MOST_PILLS
     ]
 
 
-def _version_properties(version: ModelVersion, rules: Rules) -> VersionPropertiesClass:
+def _version_properties(version: ModelVersion, run: Run | None, rules: Rules) -> VersionPropertiesClass:
     created = version.creation_time
     return VersionPropertiesClass(
         versionSet=str(version_set_urn(version.name, rules.naming)),
@@ -156,7 +162,7 @@ def _version_properties(version: ModelVersion, rules: Rules) -> VersionPropertie
         aliases=[VersionTagClass(alias) for alias in version.aliases],
         # The server compares these as text; its latest is the greatest.
         sortId=version.version.zfill(10),
-        sourceCreatedTimestamp=AuditStampClass(created, str(user_urn(version.user_id)))
+        sourceCreatedTimestamp=AuditStampClass(created, str(user_urn(_creator(version, run))))
         if created is not None
         else None,
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from datahub.metadata.schema_classes import DataPlatformInstanceClass, StatusClass, SubTypesClass, _Aspect
 from datahub.metadata.urns import Urn
@@ -23,6 +24,15 @@ _NOT_TAGS = (OURS, "signature.")
 LEFT_OUT = frozenset({"mlflow.source.git.diff", "mlflow.log-model.history"})
 NOTE = "mlflow.note.content"  # what MLflow's UI shows as description
 
+# Where workspaces are (`databricks/sdk/environments.py`).
+_DATABRICKS = (
+    ".databricks.com",
+    ".databricks.us",
+    ".azuredatabricks.net",
+    ".databricks.azure.us",
+    ".databricks.azure.cn",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -37,9 +47,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Web:
-    """Where people open MLflow in a browser. Routes of its UI from 2.10 to 3.17."""
+    """Where people open MLflow in a browser. Routes of its UI from 2.10 to 3.17, and of a Databricks workspace."""
 
-    base: str | None = None
+    base: str | None = None  # without a slash at the end
 
     def experiment(self, experiment_id: str) -> str | None:
         return self._url(f"experiments/{experiment_id}")
@@ -57,7 +67,14 @@ class Web:
         return self._url(f"models/{quote(name, safe='')}/versions/{version}")
 
     def _url(self, route: str) -> str | None:
-        return f"{self.base}/#/{route}" if self.base else None
+        return f"{self.base}/{_root(self.base)}/{route}" if self.base else None
+
+
+@lru_cache(maxsize=16)
+def _root(base: str) -> str:
+    """Of the routes: a Databricks workspace has MLflow's pages among others (`mlflow/utils/databricks_utils.py`)."""
+    host = urlsplit(base).hostname or ""
+    return "#mlflow" if host.endswith(_DATABRICKS) else "#"
 
 
 @dataclass(frozen=True, slots=True)

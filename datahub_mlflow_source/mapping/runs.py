@@ -81,7 +81,7 @@ def _properties(run: Run, rules: Rules, trim: Trim) -> DataProcessInstanceProper
         ("lifecycle_stage", run.lifecycle_stage),
     ]
     return DataProcessInstancePropertiesClass(
-        name=run.name,
+        name=trim.value("name", run.name),
         created=AuditStampClass(run.start_time or 0, str(user_urn(run.user_id))),
         externalUrl=rules.web.run(run.experiment_id, run.run_id),
         customProperties=trim.properties(run.tags, ours),
@@ -108,10 +108,12 @@ def _events(run: Run) -> Iterator[DataProcessInstanceRunEventClass]:
     if run.start_time is not None:
         yield DataProcessInstanceRunEventClass(run.start_time, DataProcessRunStatusClass.STARTED, partitionSpec=_WHOLE)
     result = _RESULTS.get(run.status)
-    # A run that ended without saying when, ended at its start as far as DataHub's time line goes.
-    ended = run.end_time if run.end_time is not None else run.start_time
-    if result is None or ended is None:
+    if result is None or (run.start_time is None and run.end_time is None):
         return
+    # Without an end time, or with one before the start (clocks differ), it ended right after its start as far as
+    # DataHub's time line goes: its last event is the run's state, and of two in one millisecond it keeps only one.
+    after_start = run.start_time + 1 if run.start_time is not None else 0
+    ended = max(run.end_time or 0, after_start)
     took = run.end_time - run.start_time if run.end_time is not None and run.start_time is not None else None
     yield DataProcessInstanceRunEventClass(
         ended,

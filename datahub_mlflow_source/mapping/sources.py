@@ -70,12 +70,12 @@ _NAME_PART = re.compile(r"`[^`]+`|\"[^\"]+\"|[^.`\"]+")
 class Uri:
     """A place by its address, in one spelling: no credentials, query, synonym of a scheme, or trailing slash."""
 
-    scheme: str  # "file" for a local path, "dbfs" also for /dbfs/…
+    scheme: str  # "file" for a local path, "dbfs" also for /dbfs/…; empty for one on Spark's default file system
     authority: str  # host[:port], bucket, or container@account; empty where there is none
     path: str  # begins with a slash, unless it is empty or a local path that is relative
 
     def __str__(self) -> str:
-        if self.scheme == "file":
+        if self.scheme in ("file", ""):
             return f"//{self.authority}{self.path}" if self.authority else self.path
         return f"{self.scheme}:{'//' if self.authority else ''}{self.authority}{self.path}"
 
@@ -157,6 +157,8 @@ def _anywhere(kind: str, fields: Mapping[str, Any]) -> _Found:
         address, table = path[1], ""
     parsed = parse_uri(address, delta=kind.startswith("delta")) if address else None
     store, details = parsed if parsed else (None, {})
+    if store and kind == "spark" and address.startswith("/") and store.path.startswith("/") and store.scheme == "file":
+        store = store if store.path.startswith("/Volumes/") else Uri("", "", store.path)  # HDFS, DBFS, local: who knows
     prefix = f"{store}#" if store else ""
     if table:
         parts, version, used = _qualified(table, fields)
@@ -179,11 +181,11 @@ def _hugging_face(fields: Mapping[str, Any]) -> _Found:
     """A repository of the hub, or the files that one of the general builders ("csv", "json", …) reads."""
     path = _first(fields, ("path",))
     if path in _HF_BUILDERS:
-        files = fields.get("data_files") or fields.get("data_dir")
-        parsed = parse_uri(_clean(files)) if isinstance(files, str) else None
-        text = str(parsed[0]) if parsed else redact(_clean(_compact(files))) if files else ""
-        used = ("path", "data_files") if fields.get("data_files") else ("path", "data_dir")
-        return _Found(f"{path}:{text}" if text else None, parsed[0] if parsed else None, used=used)
+        key = "data_files" if fields.get("data_files") else "data_dir"
+        address = _first(fields, (key,))
+        uri, details = (parse_uri(address) if address else None) or (None, {})
+        files = str(uri) if uri else redact(_clean(_compact(fields.get(key) or "")))
+        return _Found(f"{path}:{files}" if fields.get(key) else None, uri, used=("path", key), details=details)
     if _HF_REPOSITORY.fullmatch(path):
         return _Found(path, HubDataset(path), used=("path",))
     parsed = parse_uri(path) if path else None

@@ -53,11 +53,12 @@ def stage_tags() -> list[Entity]:
 def stage_patch(urn: MlModelUrn, stage: str) -> list[MetadataChangeProposalClass]:
     """Puts the tag of this stage on a version and takes those of other stages off; other tags stay."""
     patch = _TagsOfModel(str(urn))
-    for name in (*(stage.name for stage in STAGES), _BUILT_INS_NO_STAGE):
-        if name != stage:
-            patch.remove_tag(str(stage_tag_urn(name)))
-    if stage in (known.name for known in STAGES):
-        patch.add_tag(TagAssociationClass(str(stage_tag_urn(stage))))
+    patch.remove_tag(str(stage_tag_urn(_BUILT_INS_NO_STAGE)))
+    for known in STAGES:
+        if known.name == stage:
+            patch.add_tag(TagAssociationClass(str(stage_tag_urn(stage))))
+        else:
+            patch.remove_tag(str(stage_tag_urn(known.name)))
     return list(patch.build())
 
 

@@ -32,6 +32,7 @@ from datahub.metadata.urns import (
     Urn,
     VersionSetUrn,
 )
+from datahub.utilities.urn_encoder import UrnEncoder
 
 PLATFORM = "mlflow"
 PLATFORM_URN = str(DataPlatformUrn(PLATFORM))
@@ -39,7 +40,8 @@ URN_BYTES = 512  # the server's limit on a URN, URL-encoded (UrnValidationUtil.j
 
 _SHORTENED_HASH = 16  # hex digits that stand for what was cut off
 _SHORTENED = re.compile(rf"~[0-9a-f]{{{_SHORTENED_HASH}}}(,|$)")
-_LONGEST_CHARACTER = 12  # bytes of one more character, URL-encoded: four of UTF-8
+_LONGEST_CHARACTER = 15  # bytes of one more character: ␟, which is %E2%90%9F in a URN, URL-encoded once more
+_USER_PREFIX = "urn:li:corpuser:"
 _READS_AS_ENCODED = re.compile(r"%(25)*(2C|28|29|E2%(25)*90%(25)*9F)")
 
 U = TypeVar("U", bound=Urn)
@@ -87,10 +89,11 @@ def encoded_length(urn: str) -> int:
 def fit(make: Callable[[str], U], name: str) -> U:
     """`make(name)`; where that URN is too long for the server, with a readable prefix and a hash for the name.
 
-    Deterministic. `is_shortened` tells whether it happened.
+    Deterministic. `is_shortened` tells whether it happened; a name that looks as if it had is shortened too, so that
+    no two names meet.
     """
     urn = make(name)
-    if len(str(urn)) * 9 <= URN_BYTES or encoded_length(str(urn)) <= URN_BYTES:
+    if len(str(urn)) * 9 <= URN_BYTES or (encoded_length(str(urn)) <= URN_BYTES and not is_shortened(urn)):
         return urn
     suffix = "~" + hashlib.sha256(name.encode()).hexdigest()[:_SHORTENED_HASH]
     fits, too_long = 0, len(name)
@@ -170,8 +173,12 @@ def stage_tag_urn(stage: str) -> TagUrn:
 
 @lru_cache(maxsize=4096)
 def user_urn(user_id: str) -> CorpUserUrn:
-    """urn:li:corpuser:<user id>; `unknown`, DataHub's own word, where MLflow has none."""
-    return fit(CorpUserUrn, escaped(user_id.strip() or "unknown"))
+    """urn:li:corpuser:<user id>; `unknown`, DataHub's own word, where MLflow has none.
+
+    A user id may look like any other URN, which the URN class would not take for a name.
+    """
+    name = user_id.strip().removeprefix(_USER_PREFIX) or "unknown"
+    return fit(lambda text: CorpUserUrn.from_string(_USER_PREFIX + UrnEncoder.encode_string(text)), escaped(name))
 
 
 @lru_cache(maxsize=4096)

@@ -10,9 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from os.path import commonprefix
 
 from datahub_mlflow_source.errors import PageError
-from datahub_mlflow_source.readers.paging import BadRow, Page, Row, offset_token, walk_around
+from datahub_mlflow_source.readers.paging import (
+    BEYOND_THE_END,
+    BadRow,
+    Page,
+    Row,
+    offset_of,
+    offset_token,
+    token_behind,
+    walk_around,
+)
 
 # True for every row that MLflow can convert: NULL satisfies no comparison.
 SERVABLE = "attributes.start_time != -1 AND attributes.status LIKE '%' AND attributes.user_id LIKE '%'"
@@ -43,13 +53,15 @@ def walk_runs(fetch: FetchRuns, page_size: int) -> Iterator[list[Row] | BadRuns]
     Raises:
         ServerError: the listing breaks off here.
     """
+    token: str | None = None
     place, bad, last = 0, 0, ""  # in the listing; bad rows before it; the last good run before it
     already: set[str] = set()  # given with the servable ones, and about to come again
     while True:
         try:
-            page = fetch(offset_token(place), page_size, False, False)
+            page = fetch(token, page_size, False, False)
         except PageError as error:
-            around = _Around(fetch, page_size, place, bad, last)
+            offset_of(token, error)  # only with tokens that are offsets there is a way around
+            around = _Around(fetch, page_size, place, bad, last, already)
             yield from around.rows(error)
             if around.page is None:
                 return
@@ -63,6 +75,7 @@ def walk_runs(fetch: FetchRuns, page_size: int) -> Iterator[list[Row] | BadRuns]
         place += len(page.rows)
         if not page.next_token:
             return
+        token = token_behind(page, token)
 
 
 class _Around:
@@ -74,10 +87,10 @@ class _Around:
         ahead: ids of runs that were given already although they come at `place` or later.
     """
 
-    def __init__(self, fetch: FetchRuns, size: int, place: int, bad_before: int, last: str) -> None:
+    def __init__(self, fetch: FetchRuns, size: int, place: int, bad_before: int, last: str, already: set[str]) -> None:
         self.place, self.bad = place, 0
         self.page: Page | None = None
-        self.ahead: set[str] = set()
+        self.ahead = already
         self._fetch, self._size, self._bad_before, self._last = fetch, size, bad_before, last
 
     def rows(self, error: PageError) -> Iterator[list[Row] | BadRuns]:
@@ -87,12 +100,14 @@ class _Around:
             try:
                 servable = self._fetch(offset_token(servable_start + len(ids)), self._size, False, True)
             except PageError:
-                yield from self._whatever_the_cause(start, set(ids))
+                yield from self._whatever_the_cause(start, self.ahead.union(ids))
                 return
             ids += map(run_id_of, servable.rows)
-            yield servable.rows
+            yield [row for row in servable.rows if run_id_of(row) not in self.ahead]
             self.place += self._size
             self.page = self._readable()
+            if self.page is None and not servable.rows:
+                self._fetch(offset_token(BEYOND_THE_END), 1, False, False)  # or it would go on for ever
         if self.page.rows:
             before = run_id_of(self.page.rows[0])
             passed = ids.index(before) if before in ids else len(ids)
@@ -100,7 +115,7 @@ class _Around:
             before, passed = "", len(ids)
             self.place = self._end(start + passed)
         self.bad = max(self.place - start - passed, 0)
-        self.ahead = set(ids[passed:])
+        self.ahead = self.ahead.difference(ids[:passed]).union(ids[passed:])
         if self.bad:
             yield BadRuns(self.bad, self._last, before, str(error))
 
@@ -136,17 +151,21 @@ class _Around:
 
 
 def run_id_of(row: Row) -> str:
-    """MLflow calls it run_id; servers send run_uuid beside it."""
-    return str(row["info"].get("run_id") or row["info"]["run_uuid"])
+    """MLflow calls it run_id; servers send run_uuid beside it. "" for a row that isn't formed as a run."""
+    info = row.get("info") if isinstance(row, dict) else None
+    return str(info.get("run_id") or info.get("run_uuid") or "") if isinstance(info, dict) else ""
 
 
 def spell_out(fails: Fails, gap: BadRuns, known: list[str]) -> str | None:
     """The id of a bad run in this gap, other than the known ones; None where it can't be found out.
 
-    Some 270 small requests for an id of 32 hex digits.
+    Some 270 small requests for an id of 32 hex digits, fewer where its neighbours begin alike.
     """
+    if fails("attributes.run_id = '-'"):  # MLflow fails on everything at present: there is no run of that id
+        return None
     but = "".join(f" AND attributes.run_id != '{run_id}'" for run_id in known)
-    prefix = ""
+    both = [gap.after, gap.before]
+    prefix = commonprefix(both) if _is_hex("".join(both)) else ""  # noqa: RUF071 - by characters, as meant
     while len(prefix) < _ID_LENGTH or not fails(f"attributes.run_id = '{prefix}'{but}"):
         possible = [letter for letter in _LETTERS if _within(prefix + letter, gap)]
         letter = next((c for c in possible if fails(f"attributes.run_id LIKE '{prefix}{c}%'{but}")), None)
@@ -158,7 +177,11 @@ def spell_out(fails: Fails, gap: BadRuns, known: list[str]) -> str | None:
 
 def _within(prefix: str, gap: BadRuns) -> bool:
     """Whether an id with this prefix can stand in the gap. Only hex digits sort alike in every database."""
-    if not all(letter in _HEX for letter in prefix + gap.after + gap.before):
+    if not _is_hex(prefix + gap.after + gap.before):
         return True
     length = len(prefix)
     return (prefix >= gap.after[:length]) and (not gap.before or prefix <= gap.before[:length])
+
+
+def _is_hex(text: str) -> bool:
+    return all(letter in _HEX for letter in text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from threading import Lock
 from typing import Any
@@ -15,10 +16,12 @@ from urllib.parse import urlsplit
 
 import requests
 import tenacity
+import urllib3
 from requests.adapters import HTTPAdapter
 
 from datahub_mlflow_source.connection import Connection
 from datahub_mlflow_source.errors import PageError, ServerError
+from datahub_mlflow_source.redaction import redact
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +30,7 @@ _TRIED_AGAIN = (429, 502, 503, 504)
 _CONNECT_SECONDS = 5.0  # a host that is there accepts sooner; with retries an absent one is known in 20 s
 _FIRST_ANSWER_SECONDS = 10.0
 _LONGEST_WAIT_SECONDS = 60.0
+_LONGEST_FIRST_WAIT_SECONDS = 2.0
 _backoff = tenacity.wait_random_exponential(multiplier=0.5, max=8)
 
 
@@ -44,7 +48,6 @@ class MlflowHttp:
         self._session = requests.Session()
         self._session.headers.update({"Accept": "application/json", **connection.headers})
         self._session.auth = connection.auth
-        self._session.verify = connection.verify
         self._session.cert = connection.cert
         for prefix in ("http://", "https://"):
             self._session.mount(prefix, HTTPAdapter(pool_connections=2, pool_maxsize=8))
@@ -53,19 +56,19 @@ class MlflowHttp:
         self._session.close()
 
     def check(self, path: str, params: Mapping[str, Any]) -> None:
-        """Is MLflow there, and does it let us in? Known within 25 seconds.
+        """Is MLflow there, and does it let us in? Known within 25 seconds, whatever it asks us to wait.
 
         Raises:
             ServerError: it isn't, or doesn't.
         """
         timeout = min(self.connection.timeout_seconds, _FIRST_ANSWER_SECONDS)
-        self._call("GET", path, params=params, tries=2, timeout=timeout)
+        self._call("GET", path, params=params, tries=2, timeout=timeout, longest_wait=_LONGEST_FIRST_WAIT_SECONDS)
 
     def version(self) -> str | None:
         """What `GET /version` says, for the report; None where the server (Databricks, a proxy) doesn't say."""
         try:
             response = self._send("GET", self.connection.url + "/version", timeout=_FIRST_ANSWER_SECONDS)
-        except requests.RequestException:
+        except (requests.RequestException, urllib3.exceptions.HTTPError):
             return None
         text = response.text.strip()
         return text if response.status_code == 200 and len(text) < 40 and "<" not in text else None
@@ -87,11 +90,12 @@ class MlflowHttp:
         body: Mapping[str, Any] | None = None,
         tries: int | None = None,
         timeout: float | None = None,
+        longest_wait: float = _LONGEST_WAIT_SECONDS,
     ) -> dict[str, Any]:
         url = self.connection.url + _API + path
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(tries or 1 + self.connection.max_retries),
-            wait=_wait_seconds,
+            wait=lambda state: min(_wait_seconds(state), longest_wait),
             retry=tenacity.retry_if_exception(is_transient),
             before_sleep=_log_retry,
             reraise=True,
@@ -100,7 +104,7 @@ class MlflowHttp:
             response = retrying(self._checked, method, url, params=params, json=body, timeout=timeout)
         except requests.HTTPError as error:
             raise self._refusal(path, error.response) from error
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:  # requests lets some through
             raise self._no_answer(error) from error
         return self._as_json(path, response)
 
@@ -116,7 +120,9 @@ class MlflowHttp:
         # Redirects are not followed: they lead to login pages, and would carry our secret headers there.
         read_seconds = timeout or self.connection.timeout_seconds
         timeouts = (min(_CONNECT_SECONDS, read_seconds), read_seconds)
-        return self._session.request(method, url, timeout=timeouts, allow_redirects=False, **kwargs)
+        # `verify` with each request: REQUESTS_CA_BUNDLE in the environment replaces the session's.
+        verify = self.connection.verify
+        return self._session.request(method, url, timeout=timeouts, verify=verify, allow_redirects=False, **kwargs)
 
     def _as_json(self, path: str, response: requests.Response) -> dict[str, Any]:
         try:
@@ -136,7 +142,7 @@ class MlflowHttp:
             status=response.status_code,
         )
 
-    def _no_answer(self, error: requests.RequestException) -> ServerError:
+    def _no_answer(self, error: Exception) -> ServerError:
         if isinstance(error, requests.exceptions.SSLError):
             advice = "Check `tls`: `ca_bundle` for a private authority, `client_cert` where the server asks who we are."
         elif isinstance(error, requests.exceptions.ProxyError):
@@ -177,13 +183,11 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _wait_seconds(state: tenacity.RetryCallState) -> float:
-    """As long as the server asks for (`Retry-After` in seconds), a minute at most; else 0.5, 1, 2 … with jitter."""
+    """As long as the server asks for (`Retry-After` in seconds); else up to 0.5, 1, 2 … 8, at random."""
     error = state.outcome.exception() if state.outcome else None
     response = getattr(error, "response", None)
     asked = response.headers.get("Retry-After", "") if response is not None else ""
-    if asked.isdigit():
-        return min(float(asked), _LONGEST_WAIT_SECONDS)
-    return _backoff(state)
+    return float(asked) if asked.isdecimal() else _backoff(state)
 
 
 def _log_retry(state: tenacity.RetryCallState) -> None:
@@ -214,6 +218,8 @@ def _advice(response: requests.Response, code: str | None) -> str:
             f"It redirects to {where[:200]}: a login page, if that is one, wants `token` or `headers_secret` "
             "(Cloudflare Access: CF-Access-Client-Id and CF-Access-Client-Secret); else set `tracking_uri` to it."
         )
+    if status == 400:
+        return "Check `run_filter`, where the recipe has one; else the server's log."
     if status == 401:
         return "Check `username` and `password`, or `token`."
     if status == 403:
@@ -229,10 +235,15 @@ def _advice(response: requests.Response, code: str | None) -> str:
 
 
 def _root_cause(error: BaseException) -> str:
-    """The innermost reason, without the URL that `requests` repeats at every level."""
-    reason: BaseException = error
-    while reason.args and isinstance(reason.args[-1], BaseException):
-        reason = reason.args[-1]
-    reason = getattr(reason, "reason", reason)
-    text = str(reason).rpartition(">: ")[2] or type(error).__name__
-    return text.strip("'\"() ")[:300].rstrip(".")
+    """The innermost reason, without the address that every level repeats, and without a proxy's password."""
+    reason = error
+    while inner := _reason_of(reason):
+        reason = inner
+    text = re.sub(r"^<?[\w.]*Connection\w*(\(host=.*?\)| object at \w+>): ", "", str(reason))
+    return redact(text)[:300].rstrip(".") or type(error).__name__
+
+
+def _reason_of(error: BaseException) -> BaseException | None:
+    """urllib3 keeps it in `reason` or `original_error`, and everybody else among the arguments."""
+    candidates = (getattr(error, "reason", None), getattr(error, "original_error", None), *reversed(error.args))
+    return next((candidate for candidate in candidates if isinstance(candidate, BaseException)), None)

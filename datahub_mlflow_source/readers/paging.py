@@ -7,8 +7,8 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from queue import Full, Queue
-from threading import Event, Thread
+from queue import SimpleQueue
+from threading import Event, Semaphore, Thread
 from typing import Any, TypeVar
 
 from datahub_mlflow_source.errors import PageError, ServerError
@@ -38,6 +38,9 @@ class Page:
 # Asks for one page: token, how many rows at most, and whether in reversed order.
 Fetch = Callable[[str | None, int, bool], Page]
 
+BEYOND_THE_END = 1_000_000_000  # a place where no listing has a row: only a server that fails on everything fails there
+_BAD_ROWS_TO_DOUBT = 100  # so many failures on end may mean that
+
 
 def walk(fetch: Fetch, page_size: int) -> Iterator[list[Row] | BadRow]:
     """All pages as they come; around a row that spoils its page, smaller ones, and that row as BadRow.
@@ -50,14 +53,19 @@ def walk(fetch: Fetch, page_size: int) -> Iterator[list[Row] | BadRow]:
         try:
             page = _once_more(fetch, token, page_size)
         except PageError as error:
-            yield from walk_around(fetch, _offset(token, error), page_size)
+            yield from walk_around(fetch, offset_of(token, error), page_size)
             return
         yield page.rows
         if not page.next_token:
             return
-        if page.next_token == token:
-            raise ServerError("MLflow gave the same page token twice. Check for a proxy that caches answers.")
-        token = page.next_token
+        token = token_behind(page, token)
+
+
+def token_behind(page: Page, token: str | None) -> str | None:
+    """What asks for the page behind this one, which `token` asked for. Raises ServerError where that never ends."""
+    if page.next_token == token:
+        raise ServerError("MLflow gave the same page token twice. Check for a proxy that caches answers.")
+    return page.next_token
 
 
 def _once_more(fetch: Fetch, token: str | None, size: int) -> Page:
@@ -75,6 +83,9 @@ def walk_around(fetch: Fetch, offset: int, page_size: int) -> Iterator[list[Row]
     Servers since 3.10 read one row more than they are asked for, so the row *before* a bad one fails too
     (seen on 3.17.2); each failed row is therefore asked for once more in reversed order, where its other
     neighbour is the one row more.
+
+    Raises:
+        ServerError: the listing breaks off here; PageError, where the server fails on everything.
     """
     size = page_size
     failed: list[BadRow] = []
@@ -90,6 +101,8 @@ def walk_around(fetch: Fetch, offset: int, page_size: int) -> Iterator[list[Row]
             failed.append(BadRow(offset, str(error), last))
             waiting += 1
             offset += 1
+            if waiting % _BAD_ROWS_TO_DOUBT == 0:
+                fetch(offset_token(BEYOND_THE_END), 1, False)
             continue
         yield page.rows
         if page.rows:
@@ -118,7 +131,7 @@ def offset_token(offset: int) -> str | None:
     return base64.b64encode(json.dumps({"offset": offset}).encode()).decode()
 
 
-def _offset(token: str | None, error: PageError) -> int:
+def offset_of(token: str | None, error: PageError) -> int:
     """The place that a token stands for. Raises the error, where it is no token of MLflow's SQL store."""
     if token is None:
         return 0
@@ -132,38 +145,33 @@ _END: Any = object()
 
 
 def read_ahead(pages: Iterator[T]) -> Iterator[T]:
-    """The same pages, each fetched while the one before is used.
+    """The same pages, each fetched while the one before is used, and none before that.
 
     The fetching thread is a daemon: it never keeps a process alive that was told to end.
     """
-    queue: Queue[Any] = Queue(maxsize=1)
+    fetched: SimpleQueue[Any] = SimpleQueue()
+    wanted = Semaphore()  # one page at first, one more whenever one is taken
     stopped = Event()
 
     def fetch() -> None:
         try:
-            for page in pages:
-                if not _put(queue, page, stopped):
+            item = None
+            while item is not _END:
+                wanted.acquire()
+                if stopped.is_set():
                     return
-            _put(queue, _END, stopped)
+                item = next(pages, _END)
+                fetched.put(item)
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for the page
-            _put(queue, error, stopped)
+            fetched.put(error)
 
     Thread(target=fetch, name="mlflow-read-ahead", daemon=True).start()
     try:
-        while (item := queue.get()) is not _END:
+        while (item := fetched.get()) is not _END:
             if isinstance(item, BaseException):
                 raise item
+            wanted.release()
             yield item
     finally:
         stopped.set()
-
-
-def _put(queue: Queue[Any], item: object, stopped: Event) -> bool:
-    """Waits for room. False: nobody wants it any more."""
-    while not stopped.is_set():
-        try:
-            queue.put(item, timeout=0.5)
-        except Full:
-            continue
-        return True
-    return False
+        wanted.release()

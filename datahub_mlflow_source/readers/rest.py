@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
@@ -30,8 +31,13 @@ _MODELS_PER_PAGE = 1000  # MLflow's own limit; experiments, runs and versions ma
 _EXPERIMENTS_PER_REQUEST = 500
 _MOST_EXPERIMENTS = 10_000  # each is a bound variable in the server's database, SQLite's limit is 32,766
 _MOST_RUNS = 50_000  # per page, MLflow's own limit
+_RUN_ID = re.compile(r"[a-zA-Z0-9][\w-]{0,255}")  # MLflow's own rule; a version may claim to be from another
 _RUN_IDS_PER_REQUEST = 500  # of 4996 that MLflow's filter parser takes
-_BAD_RUNS_NAMED = 3  # in one ingestion; each costs some 270 small requests
+# In one ingestion: each costs some 270 small requests, of 0.1 s each on a 3.17 server without Flask-WTF, which tries
+# to import it anew for every search of runs.
+_BAD_RUNS_NAMED = 2
+# Of taking apart an answer: a field is absent, or of another type, or no number.
+_NOT_FORMED_AS_MLFLOWS = (KeyError, TypeError, AttributeError, ValueError, OverflowError)
 
 T = TypeVar("T")
 Pages = Iterator[list[Row] | BadRow]
@@ -163,27 +169,36 @@ class RestReader:
         query = {
             "experiment_ids": [experiment_id],
             "run_view_type": "ALL" if scope.include_deleted else "ACTIVE_ONLY",
-            "filter": _filter(scope),
         }
+        failures: list[PageError] = []
 
         def fetch(token: str | None, size: int, backwards: bool) -> Page:
             direction = ("ASC", "DESC") if backwards else ("DESC", "ASC")
             order = [f"attributes.start_time {direction[0]}", f"attributes.run_id {direction[1]}"]
-            return self._search_runs({**query, "order_by": order, "max_results": size}, token)
+            page = {**query, "order_by": order, "max_results": size}
+            while len(failures) < 2:  # one may be a passing one
+                try:
+                    return self._search_runs({**page, "filter": _filter(scope)}, token)
+                except PageError as error:
+                    failures.append(error)
+            # All runs up to here were good, and so stand at the same places among the servable ones.
+            return self._search_runs({**page, "filter": _all(_filter(scope), SERVABLE)}, token)
 
         pages = walk(fetch, min(self._page_size, latest))
-        found = _records("run", pages, rows.run, f"of experiment {experiment_id}, latest first")
-        return islice(found, latest)
+        yield from islice(_records("run", pages, rows.run, f"of experiment {experiment_id}, latest first"), latest)
+        if len(failures) > 1:
+            yield Unreadable("run", f"one of the latest of experiment {experiment_id}", str(failures[1]))
 
     def runs_by_id(
         self, run_ids: Iterable[str], experiment_ids: Iterable[str], scope: RunScope
     ) -> Iterator[Run | Unreadable]:
+        ids = sorted(set(filter(_RUN_ID.fullmatch, run_ids)))
         for experiments in _batches(experiment_ids, _MOST_EXPERIMENTS):
             query = {
                 "experiment_ids": experiments,
                 "run_view_type": "ALL" if scope.include_deleted else "ACTIVE_ONLY",
             }
-            for batch in _batches(sorted(set(run_ids)), _RUN_IDS_PER_REQUEST):
+            for batch in _batches(ids, _RUN_IDS_PER_REQUEST):
                 yield from self._runs_among(batch, query, _filter(scope))
 
     def _runs_among(self, run_ids: list[str], query: Row, condition: str) -> Iterator[Run | Unreadable]:
@@ -228,7 +243,7 @@ def _records(kind: Kind, pages: Pages, record: Callable[[Row], T], order: str) -
             for row in page:
                 try:
                     yield record(row)
-                except (KeyError, TypeError, ValueError) as error:  # an answer not formed as MLflow's
+                except _NOT_FORMED_AS_MLFLOWS as error:
                     yield Unreadable(kind, rows.name_of(row), f"{type(error).__name__}: {error}")
 
 

@@ -37,7 +37,7 @@ def client(server: MlflowServer) -> mlflow.MlflowClient:
 @pytest.fixture(scope="session")
 def ingested(
     server: MlflowServer,
-    content: Content,  # noqa: ARG001 - it has to be there
+    content: Content,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Ingested:
     return ingest({"tracking_uri": server.url}, tmp_path_factory.mktemp("ingested") / "out.json")

@@ -109,7 +109,7 @@ def test_every_model_and_version_is_there_with_aliases_and_tags(ingested: Ingest
     models = client.search_registered_models(max_results=1000)
     assert len(ingested.urns("mlModelGroup")) == len(models)
     for model in models:
-        urn, aspects = ingested.named("mlModelGroup", model.name)
+        _, aspects = ingested.named("mlModelGroup", model.name)
         properties = aspects["mlModelGroupProperties"]
         assert dict(model.tags).items() <= properties["customProperties"].items()
         assert properties.get("description", "") == (model.description or "")

@@ -173,7 +173,7 @@ def test_graph_finds_urns_by_type_platform_and_removal(gms: GmsStandIn, graph: D
     def find(**filters: Any) -> list[str]:
         return list(graph.get_urns_by_filter(platform="mlflow", batch_size=1, **filters))
 
-    assert find() == [RUN, MODEL, GROUP]
+    assert find() == find(status=None) == [RUN, MODEL, GROUP]
     assert find(entity_types=["mlModel"]) == [MODEL]
     assert find(entity_types=["mlModel"], status=RemovedStatusFilter.ALL) == [MODEL, OTHER_MODEL]
     assert find(status=RemovedStatusFilter.ONLY_SOFT_DELETED) == [OTHER_MODEL]
@@ -181,6 +181,20 @@ def test_graph_finds_urns_by_type_platform_and_removal(gms: GmsStandIn, graph: D
         OTHER_MODEL,
         OTHER_MODEL.replace("mlflow,churn_2", "sagemaker,a"),
     ]
+
+
+def test_graph_reads_events_newest_first(gms: GmsStandIn, graph: DataHubGraph) -> None:
+    for time, status in ((1, "STARTED"), (3, "COMPLETE"), (2, "STARTED")):
+        gms.write(RUN, dh.DataProcessInstanceRunEventClass(timestampMillis=time, status=status))
+
+    def read(limit: int, *statuses: str) -> list[int]:
+        criteria = {"or": [{"and": [{"field": "status", "values": statuses, "condition": "EQUAL"}]}]}
+        events = graph.get_timeseries_values(RUN, dh.DataProcessInstanceRunEventClass, criteria, limit)
+        return [event.timestampMillis for event in events]
+
+    assert read(10, "STARTED", "COMPLETE") == [3, 2, 1]
+    assert read(10, "STARTED") == [2, 1]
+    assert read(1, "STARTED") == [2]
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,8 @@ def test_plain_patch_is_taken_where_every_release_reads_it_alike(gms: GmsStandIn
     assert "send arrayPrimaryKeys" in str(refusal(gms, "ownership", add_owner))
     apply(gms, ModelPatch().set_owners([dh.OwnerClass(BOB, "DATAOWNER")]))
     assert (gms.aspect(MODEL, "ownership") or {})["owners"] == [{"owner": BOB, "type": "DATAOWNER"}]
+    replace_owner = [{"op": "replace", "path": f"/owners/{BOB}/DATAOWNER//", "value": {"owner": BOB, "type": "NONE"}}]
+    assert "send arrayPrimaryKeys" in str(refusal(gms, "ownership", replace_owner))
 
 
 @pytest.mark.parametrize(

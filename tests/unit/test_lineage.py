@@ -66,6 +66,10 @@ class TestS3:
     def test_an_access_point_is_not_taken_for_a_bucket(self) -> None:
         assert at("s3://arn:aws:s3:eu-west-1:1:accesspoint/ap/k") is None
 
+    def test_a_website_is_not_taken_for_its_bucket(self) -> None:
+        host = "b.s3-website-us-east-1.amazonaws.com"
+        assert at(f"https://{host}/k") == make_dataset_urn("http", f"{host}/k")
+
     def test_a_bucket_with_dots_is_kept_whole(self) -> None:
         assert at("https://my.data.s3.amazonaws.com/k") == make_dataset_urn("s3", "my.data/k")
 
@@ -241,6 +245,12 @@ class TestDelta:
 
     def test_a_spark_path_is_the_path(self) -> None:
         assert upstream("spark", path="s3://b/t") == make_dataset_urn("s3", "b/t")
+        assert upstream("spark", path="file:/data/t") == make_dataset_urn("file", "data/t")
+        assert upstream("spark", path="/Volumes/c/s/v/t") == make_dataset_urn("databricks", "/Volumes/c/s/v/t")
+
+    def test_a_spark_path_without_scheme_is_on_a_file_system_that_only_the_recipe_can_tell(self) -> None:
+        assert upstream("spark", path="/mnt/raw/t") is None
+        assert upstream("spark", "dbfs", path="/mnt/raw/t") == make_dataset_urn("dbfs", "/mnt/raw/t")
 
 
 class TestSnowflake:
@@ -322,7 +332,13 @@ class TestDatabases:
 
     @pytest.mark.parametrize(
         ("uri", "name"),
-        [("postgresql://h/db", "t"), ("postgresql://h", "public.t"), ("mysql://h", "t"), ("x://h/db", "t")],
+        [
+            ("postgresql://h/db", "t"),
+            ("postgresql://h", "public.t"),
+            ("mysql://h", "t"),
+            ("x://h/db", "t"),
+            ("https://h/api", "t"),
+        ],
     )
     def test_a_name_that_lacks_a_part_is_none(self, uri: str, name: str) -> None:
         assert upstream("mine", uri=uri, table=name) is None

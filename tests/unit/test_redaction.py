@@ -36,6 +36,8 @@ URLS = {
     "https://f.azurewebsites.net/api/x?code=hunter2": "https://f.azurewebsites.net/api/x?code=***",
     "https://h/?api_key=hunter2&client_secret=hunter2&q=1": "https://h/?api_key=***&client_secret=***&q=1",
     "https://h/?Private-Token=hunter2": "https://h/?Private-Token=***",
+    "https://h/?x-functions-key=hunter2": "https://h/?x-functions-key=***",
+    r"https://h/?a=1\u0026key=hunter2": r"https://h/?a=1\u0026key=***",
     "https://h/?a=1&amp;token=hunter2&amp;b=2": "https://h/?a=1&amp;token=***&amp;b=2",
 }
 TEXTS = {
@@ -61,6 +63,7 @@ TEXTS = {
     "https://h?sig=hunter2,https://h2?sig=hunter2": "https://h?sig=***,https://h2?sig=***",
     "next=https%3A%2F%2Fh%3Ftoken%3Dhunter2&x=1": "next=https%3A%2F%2Fh%3Ftoken%3D***&x=1",
     "connect(password='hunter2', port=5)": "connect(password='***', port=5)",
+    "run(f(password=hunter2))": "run(f(password=***))",
     "{'account_key': 'hunter2', 'depth': 3}": "{'account_key': '***', 'depth': 3}",
     r'{"u":"https:\/\/u:hunter2@h\/x?token=hunter2\u0026b=1"}': r'{"u":"https:\/\/h\/x?token=***\u0026b=1"}',
 }
@@ -81,9 +84,10 @@ INNOCENT = [
     "ssh://git@github.com/org/repo.git",
     "git+ssh://git@github.com/org/repo.git",
     "abfss://container@account.dfs.core.windows.net/path",
+    "wasb://container@account.blob.core.windows.net/path",
     "wasbs://container@account.blob.core.windows.net/path",
     "http://host:8080/@scope/name",
-    "http://[::1]:80/a@b",
+    "http://[fe80::1]:80/a@b",
     "file:///C:/Users/me@corp/x.csv",
     "models:/churn@champion",
     "s3://bucket/day=2024-01-01/key=5/part.parquet?versionId=3&partNumber=1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -140,6 +141,12 @@ def test_no_field_path_is_empty_or_stands_twice() -> None:
         {"name": "a", "type": "string"},
     )
     assert paths(schema) == ["column_0", "column_1", "column_2", "a.b", "a"]
+    assert [field.nativeDataType for field in schema_fields(schema)][3:] == ["string", "object"]
+
+
+def test_the_fields_of_an_object_are_sorted_for_it_has_no_order() -> None:
+    properties = {"b": {"type": "long"}, "a": {"type": "long"}}
+    assert paths(colspec({"name": "o", "type": "object", "properties": properties})) == ["o", "o.a", "o.b"]
 
 
 def test_columns_of_old_versions_say_optional() -> None:
@@ -175,7 +182,14 @@ def test_nesting_without_end_is_cut() -> None:
     for _ in range(200):
         items = {"type": "array", "items": items}
     (field,) = schema_fields(colspec({"name": "a", **items}))
-    assert len(field.nativeDataType) <= 200
+    assert field.nativeDataType == "array<" * 16 + "array" + ">" * 16
+
+
+def test_nesting_near_pythons_own_limit_does_not_make_it_raise() -> None:
+    limit = sys.getrecursionlimit()
+    for depth in range(limit - 250, limit):
+        schema = '{"mlflow_colspec": [' + '{"type": "array", "items": ' * depth + "1" + "}" * depth + "]}"
+        assert len(schema_fields(schema)) in (0, 1)
 
 
 def test_half_characters_do_not_get_through() -> None:

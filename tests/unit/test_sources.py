@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -30,11 +31,13 @@ def canonical(uri: str, source_type: str = "s3") -> str | None:
         "wasb://c@Account.blob.core.windows.net/p/": "wasbs://c@account.blob.core.windows.net/p",
         "abfs://c@a.dfs.core.windows.net/p": "abfss://c@a.dfs.core.windows.net/p",
         "https://u:p@Host.org:443/B.csv?tok=1&v=2#top": "https://host.org/B.csv",
+        "https://host.org/b.csv#top": "https://host.org/b.csv",
         "http://host.org:80/b.csv": "http://host.org/b.csv",
         "http://host.org:8080/b.csv": "http://host.org:8080/b.csv",
         "ftp://u:pw@h/k": "ftp://h/k",
         "hdfs:///data/x": "hdfs:/data/x",
         "dbfs:/mnt/x": "dbfs:/mnt/x",
+        "dbfs:mnt/x": "dbfs:/mnt/x",
         "dbfs:///mnt/x/": "dbfs:/mnt/x",
         "dbfs://databricks/mnt/x": "dbfs:/mnt/x",
         "/dbfs/mnt/x": "dbfs:/mnt/x",
@@ -57,6 +60,7 @@ def canonical(uri: str, source_type: str = "s3") -> str | None:
         "jdbc:sqlserver://h:1433;databaseName=db;user=u;password=p": "mssql://h:1433/db",
         "bq://p.d.t": "bigquery://p.d.t",
         "models:/m-1": "models:/m-1",
+        "x://h/db": "x://h/db",
     }.items(),
 )
 def test_an_address_has_one_spelling(uri: str, expected: str) -> None:
@@ -119,6 +123,11 @@ def test_backticks_and_quotes_keep_a_part_of_a_name_together() -> None:
     assert parse("spark", table_name='`a.b`."c".d').location == Table(("a.b", "c", "d"))
 
 
+def test_a_spark_path_keeps_its_identity_without_scheme() -> None:
+    found = parse("spark", path="/mnt/raw/t/")
+    assert (found.canonical, found.location) == ("/mnt/raw/t", Uri("", "", "/mnt/raw/t"))
+
+
 def test_a_query_is_an_identity_without_a_place() -> None:
     found = parse("spark", sql="select *\n  from t")
     assert (found.canonical, found.location, found.display) == ("select * from t", None, "select * from t")
@@ -132,10 +141,15 @@ def test_the_hub_repository_is_the_identity_of_a_hugging_face_dataset() -> None:
 
 
 def test_the_files_are_the_identity_where_hugging_face_only_reads_them() -> None:
-    one = parse("hugging_face", path="csv", data_files="s3://b/x.csv")
+    one = parse("hugging_face", path="csv", data_files=["s3://b/x.csv"])
     other = parse("hugging_face", path="csv", data_files={"train": ["y.csv"]})
     assert one.location == Uri("s3", "b", "/x.csv")
     assert (one.canonical, other.canonical) == ("csv:s3://b/x.csv", 'csv:{"train":["y.csv"]}')
+
+
+@pytest.mark.parametrize("fields", [{"path": "csv"}, {"path": "csv", "data_files": []}, {"path": ""}, {}])
+def test_a_builder_without_files_is_no_source(fields: dict[str, object]) -> None:
+    assert parse("hugging_face", **fields).canonical is None
 
 
 @pytest.mark.parametrize("path", ["./data", "/data/x", "../x"])
@@ -238,3 +252,10 @@ def test_half_characters_and_control_characters_do_not_get_through() -> None:
 )
 def test_nothing_that_was_logged_makes_it_raise(source_type: str, source: str) -> None:
     assert isinstance(parse_source(source_type, source), DatasetSource)
+
+
+def test_nesting_near_pythons_own_limit_does_not_make_it_raise() -> None:
+    limit = sys.getrecursionlimit()
+    for depth in range(limit - 250, limit):
+        found = parse_source("mine", '{"uri": "s3://b/k", "x": ' + "[" * depth + "]" * depth + "}")
+        assert found.canonical in ("s3://b/k", None)

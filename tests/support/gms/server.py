@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from datahub.emitter.mcp import MetadataChangeProposalWrapper
 from datahub.metadata.schema_classes import _Aspect
+from datahub.metadata.urns import Urn
 from typing_extensions import Self
 
 from . import search, wire
@@ -41,9 +42,10 @@ class GmsStandIn:
     request, leaving the `with` block raises.
 
     `version` and `patch_capable` are what it says of itself in /config, and keeps to. `validate=False` is for
-    benchmarks: writes are answered at once and neither looked at nor kept. A real server that is told to work
-    asynchronously accepts first and drops what is bad later: `validate_async=False` does that; by default, one bad
-    proposal makes the whole request fail, as in a synchronous one, but the good ones beside it are kept.
+    benchmarks: writes are answered at once and neither looked at nor kept. Told to work asynchronously, a real server
+    answers before it has looked at everything, and drops what turns out to be bad: `validate_async=False` answers
+    success and keeps the good. By default one bad proposal fails the whole request, as in a synchronous one, but the
+    good ones beside it are kept; either way `rejections` has the bad ones.
     `refuse(urn, aspect)` may return an HTTP status to refuse a write with: 429 and 5xx fail the request as a whole,
     anything else is a rejection. It may be assigned at any time.
     """
@@ -87,12 +89,12 @@ class GmsStandIn:
         if self._failure and kind is None:
             raise self._failure
 
-    def aspect(self, urn: str, name: str) -> Aspect | None:
+    def aspect(self, urn: str | Urn, name: str) -> Aspect | None:
         """A versioned aspect, None if the entity does not have it."""
         with self._lock:
             return copy.deepcopy(self._store.aspect(str(urn), name))
 
-    def aspects(self, urn: str) -> dict[str, Aspect]:
+    def aspects(self, urn: str | Urn) -> dict[str, Aspect]:
         """All versioned aspects by name, the key aspect among them; empty if there is no such entity."""
         with self._lock:
             return copy.deepcopy(self._store.aspects(str(urn)))
@@ -107,17 +109,17 @@ class GmsStandIn:
                 and (include_removed or not self._store.is_removed(urn))
             )
 
-    def is_removed(self, urn: str) -> bool:
+    def is_removed(self, urn: str | Urn) -> bool:
         """Whether an entity is soft-deleted; False for one that does not exist."""
         with self._lock:
             return self._store.is_removed(str(urn))
 
-    def timeseries(self, urn: str, aspect: str) -> list[Aspect]:
+    def timeseries(self, urn: str | Urn, aspect: str) -> list[Aspect]:
         """The events of a timeseries aspect, oldest first. Two of the same millisecond are one, the later."""
         with self._lock:
             return copy.deepcopy(self._store.events(str(urn), aspect))
 
-    def write(self, urn: str, aspect: _Aspect) -> None:
+    def write(self, urn: str | Urn, aspect: _Aspect) -> None:
         """Put in place what a person typed in the UI. Raises ValueError if the server would refuse it."""
         proposal = MetadataChangeProposalWrapper(entityUrn=str(urn), aspect=aspect).make_mcp().to_obj()
         with self._lock:

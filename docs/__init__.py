@@ -1,0 +1,1 @@
+"""Documentation; `generate.py` writes the parts that are made from code."""

@@ -121,11 +121,11 @@ class MlflowProbe(ProbeProviderBase):
     def counts(self) -> dict[str, int]:
         """How many experiments, runs, registered models and versions MLflow holds, whatever the recipe's filters.
 
-        What was deleted is not counted. MLflow has no call for it: this takes some 40 small requests for each number.
+        What was deleted is not counted. MLflow has no call for it: this takes up to 40 small requests for each number.
         """
-        experiments = self._readable(self._reader.experiments())
-        ids = [e.experiment_id for e in take(experiments, _MOST_EXPERIMENTS) if e.lifecycle_stage == "active"]
-        if len(ids) == _MOST_EXPERIMENTS:
+        found = take(self._readable(self._reader.experiments()), _MOST_EXPERIMENTS)
+        ids = [experiment.experiment_id for experiment in found if experiment.lifecycle_stage == "active"]
+        if len(found) == _MOST_EXPERIMENTS:
             self._warn(f"only the first {_MOST_EXPERIMENTS} experiments were looked at")
         runs = {"experiment_ids": ids, "max_results": 1}
         return {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 from datahub.emitter.mcp import MetadataChangeProposalWrapper
 from datahub.ingestion.api.common import PipelineContext
@@ -83,7 +84,7 @@ class RemovalGuard:
 
     def run_unreadable(self, urn: DataProcessInstanceUrn) -> None:
         """The datasets of such a run stay: those that DataHub knows of, or all where there is no one to ask."""
-        if not self._last_urns():
+        if not self._last_urns:
             return
         inputs = self._graph.get_aspect(str(urn), DataProcessInstanceInputClass) if self._graph else None
         if inputs is None:
@@ -94,7 +95,7 @@ class RemovalGuard:
 
     def work_units(self, experiments: Iterable[Experiment]) -> Iterator[MetadataWorkUnit]:
         """At the end of the ingestion: what keeps alive the entities that must not go."""
-        missing = sorted(self._last_urns() - self._sent)
+        missing = sorted(self._last_urns - self._sent)
         self._judge_by_count(missing)
         kept = [urn for urn in missing if urn in self._keep or guess_entity_type(urn) in self._incomplete]
         for urn in kept:
@@ -102,6 +103,7 @@ class RemovalGuard:
             yield MetadataChangeProposalWrapper(entityUrn=urn, aspect=alive()).as_workunit()
         self._tell_renames(set(missing) - set(kept), experiments)
 
+    @cached_property
     def _last_urns(self) -> set[str]:
         """Everything that the ingestion before sent; empty where nothing will be removed anyway."""
         if not (self._config and self._config.enabled and self._config.remove_stale_metadata):
@@ -113,7 +115,7 @@ class RemovalGuard:
     def _judge_by_count(self, missing: list[str]) -> None:
         """Too many of one kind gone at once are a failure, and stay."""
         threshold = self._config.fail_safe_threshold if self._config else 100.0
-        before = Counter(guess_entity_type(urn) for urn in self._last_urns())
+        before = Counter(guess_entity_type(urn) for urn in self._last_urns)
         gone = Counter(guess_entity_type(urn) for urn in missing)
         for entity_type in _JUDGED_BY_COUNT:
             if entity_type in self._incomplete or not before[entity_type]:

@@ -39,8 +39,9 @@ GROUPS = (
     Group(
         "Connection",
         """\
-Where the recipe has neither `username` nor `token`, both user name and password are taken from MLflow's variables or
-from section `[mlflow]` of `~/.mlflow/credentials`, else the token from its variable; else requests are anonymous.
+Where the recipe has neither `username` nor `token` nor an `Authorization` header, MLflow's variables are asked: for
+user name and password, else for a token. Then section `[mlflow]` of `~/.mlflow/credentials`, which its client reads too;
+and without that either, requests are anonymous.
 """,
         "tracking_uri registry_uri base_external_url username password token headers headers_secret tls "
         "timeout_seconds max_retries page_size",

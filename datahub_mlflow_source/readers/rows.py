@@ -87,7 +87,8 @@ def name_of(row: object) -> str:
     info = row.get("info", row)
     if not isinstance(info, dict):
         return "a row without info"
-    name = info.get("run_id") or info.get("name") or info.get("experiment_id") or "a row without a name"
+    keys = ("run_id", "run_uuid") if "info" in row else ("name", "experiment_id")
+    name = next((info[key] for key in keys if info.get(key)), "a row without a name")
     return f"{name} version {row['version']}" if "version" in row else str(name)
 
 

@@ -103,6 +103,13 @@ def test_server_tells_where_mlflow_is_and_its_version(run: Run, proxy: CountingP
     assert run("server").result == {"tracking": proxy.url, "registry": proxy.url, "version": server.version}
 
 
+def test_a_password_in_the_address_is_warned_about_and_never_shown(run: Run, proxy: CountingProxy) -> None:
+    answer = run("server", {"tracking_uri": proxy.url.replace("//", "//ada:made-up@")})
+    assert answer.result == run("server").result
+    assert ["`tracking_uri` holds a user name or password" in warning for warning in answer.warnings] == [True]
+    assert "made-up" not in str(answer)
+
+
 def test_counts_tells_how_much_there_is(run: Run, content: Content) -> None:
     assert run("counts").result == {
         "experiments": len(content.experiments),

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import requests
 import responses
 
+from datahub_mlflow_source.errors import PageError
 from datahub_mlflow_source.readers.paging import Row, offset_of, offset_token
 from tests.unit.records import START
 
@@ -109,22 +110,18 @@ class FakeMlflow:
     def _meets(self, run_id: str, condition: str) -> bool:
         if self.filter_helps and "status LIKE '%'" in condition and run_id in self.bad:
             return False
-        for operator, value in re.findall(r"attributes\.run_id (=|!=|LIKE|IN) \(?('[^)]*?'|[^)]*?)(?:\)| AND|$)", condition):
-            values = re.findall(r"'([^']*)'", value)
-            met = {
-                "=": run_id in values,
-                "IN": run_id in values,
-                "!=": run_id not in values,
-                "LIKE": run_id.startswith(values[0].removesuffix("%")),
-            }[operator]
-            if not met:
-                return False
+        for part in condition.split(" AND "):
+            if found := re.fullmatch(r"attributes\.run_id (=|!=|LIKE|IN) (.*)", part):
+                values = re.findall(r"'([^']*)'", found[2])
+                met = run_id.startswith(values[0].removesuffix("%")) if found[1] == "LIKE" else run_id in values
+                if met == (found[1] == "!="):
+                    return False
         return True
 
     def _page(self, key: str, rows: list[Any], query: Row, name: Callable[[Any], str]) -> Answer:
         if "DESC" in query.get("order_by", [""])[0] and "start_time" not in query["order_by"][0]:
             rows = rows[::-1]
-        start, size = offset_of(query.get("page_token"), None), int(query["max_results"])
+        start, size = offset_of(query.get("page_token"), PageError("not ours")), int(query["max_results"])
         if self.bad.intersection(map(name, rows[start : start + size + self.looks_ahead])):
             return 500, {}, json.dumps({"error_code": "INTERNAL_ERROR", "message": "start_time cannot be None"})
         answer: Row = {key: rows[start : start + size]} if rows[start : start + size] else {}

@@ -13,6 +13,7 @@ import pytest
 
 from datahub_mlflow_source import config as config_module
 from datahub_mlflow_source.config import MlflowSourceConfig
+from datahub_mlflow_source.errors import PageError
 from datahub_mlflow_source.records import Experiment, Unreadable
 from docs.generate import page
 
@@ -174,6 +175,15 @@ def test_rows_are_counted_with_few_requests(rows: int) -> None:
 
     assert _count(rows_at) == rows
     assert len(asked) <= 2 * rows.bit_length() + 2
+
+
+def test_a_row_that_mlflow_fails_on_counts_as_a_row() -> None:
+    def rows_at(place: int) -> list[int]:
+        if place == 4:
+            raise PageError("start_time cannot be None")
+        return [1] if place < 4 else []
+
+    assert _count(rows_at) == 5
 
 
 @pytest.mark.parametrize(("name", "literal"), [("fraud", "'fraud'"), ("it's", '"it\'s"'), ('a "b"', "'a \"b\"'")])

@@ -224,7 +224,7 @@ def test_datahub_reads_every_urn_back_and_its_server_accepts_it(entity: str) -> 
     for name in NASTY:
         urn = user_urn(name) if entity == "user" else ENTITIES[entity](name)
         assert Urn.from_string(str(urn)) == urn
-        assert server.check(str(urn)).entity_type == type(urn).ENTITY_TYPE
+        assert server.check(str(urn)).entity_type == str(urn).split(":")[2]
 
 
 @pytest.mark.parametrize("user", ["", "  ", "\t"])

@@ -23,7 +23,7 @@ from datahub_mlflow_source.readers.http import MlflowHttp
 from datahub_mlflow_source.readers.paging import offset_token
 from datahub_mlflow_source.readers.rest import RestReader
 from datahub_mlflow_source.records import Unreadable
-from datahub_mlflow_source.source import _selection
+from datahub_mlflow_source.source import selection_of
 
 Listed = dict[str, Any]  # one entity; `name` is what patterns are matched against
 P = ParamSpec("P")
@@ -160,7 +160,7 @@ class MlflowProbe(ProbeProviderBase):
             if getattr(self._config, key) is not None:
                 self._warn(f"`{key}` is set: what it leaves out is not listed, as an ingestion doesn't see it either")
         experiment_id = self._experiment_id(experiment)
-        scope = replace(_selection(self._config).runs, include_deleted=True, latest_per_experiment=limit)
+        scope = replace(selection_of(self._config).runs, include_deleted=True, latest_per_experiment=limit)
         return [
             {
                 "name": run.name,

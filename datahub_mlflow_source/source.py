@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from datahub.ingestion.api.common import PipelineContext
@@ -99,7 +100,8 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
             return
         self.report.mlflow_version = self._reader.server_version()
         guard = RemovalGuard(self.config.stateful_ingestion, self.state_provider, self.ctx, self.report)
-        ingestion = Ingestion(self._reader, self._rules, _selection(self.config), guard, self.report, self.ctx.graph)
+        selection = replace(selection_of(self.config), stage_tags=self._stage_tags_are_taken())
+        ingestion = Ingestion(self._reader, self._rules, selection, guard, self.report, self.ctx.graph)
         try:
             yield from ingestion.work_units()
         finally:
@@ -109,6 +111,22 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
         self._reader.close()
         self.report.report_entity_failures()
         super().close()
+
+    def _stage_tags_are_taken(self) -> bool:
+        """Whether the recipe asks for stage tags and DataHub's server, if it is known, takes the patches of them.
+
+        Servers before 1.2.0 refuse those of today's clients, see docs/compatibility.md.
+        """
+        server = self.ctx.graph.server_config if self.ctx.graph else None
+        known = server is not None and not server.is_datahub_cloud and any(server.parsed_version or ())
+        if self.config.stage_tags and server and known and not server.is_version_at_least(1, 2, 0):
+            self.report.info(
+                title="Stage tags are left out",
+                message="This DataHub server does not take patches of tags as newer clients send them: 1.2.0 does.",
+                context=f"server {server.service_version}",
+            )
+            return False
+        return self.config.stage_tags
 
     def _tell_about_recipe(self) -> None:
         config = self.config
@@ -146,7 +164,8 @@ def _rules(config: MlflowSourceConfig, tracking_url: str, registry_url: str) -> 
     )
 
 
-def _selection(config: MlflowSourceConfig) -> Selection:
+def selection_of(config: MlflowSourceConfig) -> Selection:
+    """What the recipe leaves in, as of now."""
     days = config.run_retention_days
     scope = RunScope(
         include_deleted=config.include_deleted,

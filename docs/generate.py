@@ -40,8 +40,8 @@ GROUPS = (
         "Connection",
         """\
 Where the recipe has neither `username` nor `token` nor an `Authorization` header, MLflow's variables are asked: for
-user name and password, else for a token. Then section `[mlflow]` of `~/.mlflow/credentials`, which its client reads too;
-and without that either, requests are anonymous.
+user name and password, else for a token. Then section `[mlflow]` of `~/.mlflow/credentials`, which its client reads
+too. Without that either, requests are anonymous.
 """,
         "tracking_uri registry_uri base_external_url username password token headers headers_secret tls "
         "timeout_seconds max_retries page_size",

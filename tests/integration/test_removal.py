@@ -202,3 +202,11 @@ def test_a_file_keeps_the_state_too(server: MlflowServer, gms: GmsStandIn, tmp_p
     server.session.delete(f"{server.url}/api/2.0/mlflow/registered-models/delete", json={"name": "in a file"})
     _ingest(gms, server.url, stateful_ingestion=state)
     assert _removed(gms) == {str(model_group_urn("in a file", PROD))}
+
+
+def test_a_server_that_takes_no_patches_of_tags_gets_none_and_is_told_once(server: MlflowServer) -> None:
+    with GmsStandIn(version="v1.1.0") as gms:
+        infos = [info.title for info in _ingest(gms, server.url).source.get_report().infos]
+        assert infos.count("Stage tags are left out") == 1
+        assert all("globalTags" not in gms.aspects(urn) for urn in gms.urns("mlModel"))
+        assert gms.rejections == []

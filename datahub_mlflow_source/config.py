@@ -17,7 +17,7 @@ from datahub.configuration.source_common import EnvConfigMixin, PlatformInstance
 from datahub.emitter.mce_builder import DEFAULT_ENV
 from datahub.ingestion.source.state.stale_entity_removal_handler import StatefulStaleMetadataRemovalConfig
 from datahub.ingestion.source.state.stateful_ingestion_base import StatefulIngestionConfigBase
-from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationInfo, field_validator, model_validator
 
 from datahub_mlflow_source.addresses import why_not
 from datahub_mlflow_source.errors import RecipeError
@@ -304,7 +304,8 @@ class MlflowSourceConfig(
         if "include_run_details" in values:
             if "include_runs" in values:
                 raise RecipeError("`include_run_details` and `include_runs` say the same: keep `include_runs`")
-            values["include_runs"] = "all" if values.pop("include_run_details") else "none"
+            details = TypeAdapter(bool).validate_python(values.pop("include_run_details"))
+            values["include_runs"] = "all" if details else "none"
         if values.get("include_artifacts") is False:
             values["include_artifacts"] = "none"
         return values

@@ -25,7 +25,7 @@ from datahub.ingestion.api.source import (
 from datahub.ingestion.api.workunit import MetadataWorkUnit
 from datahub.ingestion.source.state.stateful_ingestion_base import StatefulIngestionSourceBase
 from pydantic import ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.connection import connections
@@ -50,7 +50,13 @@ _DAY_MILLIS = 24 * 60 * 60 * 1000
 @capability(SourceCapability.TAGS, "Stages of model versions; MLflow's own tags are custom properties")
 @capability(SourceCapability.LINEAGE_COARSE, "From datasets to runs to model versions")
 @capability(SourceCapability.SCHEMA_METADATA, "Columns of datasets, as far as runs logged them")
+@capability(SourceCapability.DELETION_DETECTION, "With `stateful_ingestion.enabled: true`; not of runs")
 @capability(SourceCapability.TEST_CONNECTION, "By `datahub recipe test-connection`")
+@(
+    capability(SourceCapability.PROBE, "By `datahub recipe probe`")
+    if hasattr(SourceCapability, "PROBE")  # since acryl-datahub 1.7.0.15
+    else lambda source: source
+)
 class MlflowSource(StatefulIngestionSourceBase, TestableSource):
     """MLflow into DataHub, in bulk: experiments, runs, dataset inputs, registered models and versions."""
 
@@ -83,7 +89,10 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
                 reader.check()
             finally:
                 reader.close()
-        except (ServerError, ValueError) as error:
+        except ValidationError as error:
+            reason = "; ".join(_in_one_line(line) for line in error.errors())
+            return TestConnectionReport(basic_connectivity=CapabilityReport(capable=False, failure_reason=reason))
+        except (RecipeError, ServerError) as error:
             failed = CapabilityReport(capable=False, failure_reason=str(error))
             return TestConnectionReport(basic_connectivity=failed)
         return TestConnectionReport(basic_connectivity=CapabilityReport(capable=True))
@@ -143,6 +152,12 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
                 message="`materialize_dataset_inputs` has no effect: the connectors of those platforms own them.",
                 log=False,
             )
+
+
+def _in_one_line(error: ErrorDetails) -> str:
+    """`tls.ca_bundle: what is wrong`"""
+    key = ".".join(str(part) for part in error["loc"])
+    return f"{key}: {error['msg']}" if key else error["msg"]
 
 
 def _as_validation_error(error: RecipeError) -> ValidationError:

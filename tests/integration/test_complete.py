@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -115,7 +116,7 @@ def test_every_model_and_version_is_there_with_aliases_and_tags(ingested: Ingest
         assert properties.get("description", "") == (model.description or "")
     versions = client.search_model_versions(max_results=1000)
     assert len(ingested.urns("mlModel")) == len(versions)
-    aliases = {(model.name, str(v)): [] for model in models for v in model.aliases.values()}
+    aliases: dict[tuple[str, str], list[str]] = defaultdict(list)
     for model in models:
         for alias, version in model.aliases.items():
             aliases[model.name, str(version)].append(alias)
@@ -126,7 +127,7 @@ def test_every_model_and_version_is_there_with_aliases_and_tags(ingested: Ingest
         assert properties["description"] == version.description
         assert properties["customProperties"].get("mlflow_source.run_id", "") == (version.run_id or "")
         tags = [tag["versionTag"] for tag in shown["versionProperties"]["aliases"]]
-        assert tags == sorted(aliases.get((version.name, str(version.version)), []))
+        assert tags == sorted(aliases[version.name, str(version.version)])
 
 
 def test_a_version_names_its_run_only_if_that_is_there(ingested: Ingested, content: Content) -> None:

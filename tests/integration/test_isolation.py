@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from datahub_mlflow_source.mapping.rules import Entity
+from datahub_mlflow_source.mapping.runs import map_run
 from datahub_mlflow_source.mapping.urns import Naming, run_urn
 from datahub_mlflow_source.readers import rest
+from datahub_mlflow_source.records import Run
 from tests.support.content import (
     CHURN,
     FRAUD,
@@ -117,17 +121,14 @@ def test_a_version_whose_run_cannot_be_served_is_still_there_and_the_run_named(
 def test_an_entity_that_cannot_be_mapped_is_kept_alive_and_named(
     server: MlflowServer, content: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datahub_mlflow_source import ingestion
-
-    real = ingestion.map_run
     bad = content.runs["full"]
 
-    def fails_on_one(run, *args):  # type: ignore[no-untyped-def]
+    def fails_on_one(run: Run, *args: Any) -> Entity:
         if run.run_id == bad:
             raise ValueError("made up")
-        return real(run, *args)
+        return map_run(run, *args)
 
-    monkeypatch.setattr(ingestion, "map_run", fails_on_one)
+    monkeypatch.setattr("datahub_mlflow_source.ingestion.map_run", fails_on_one)
     ingested = _only(server, CHURN, tmp_path / "out.json")
     assert bad not in _runs(ingested)
     assert len(_runs(ingested)) == 6

@@ -17,7 +17,7 @@ from datahub.configuration.source_common import EnvConfigMixin, PlatformInstance
 from datahub.emitter.mce_builder import DEFAULT_ENV
 from datahub.ingestion.source.state.stale_entity_removal_handler import StatefulStaleMetadataRemovalConfig
 from datahub.ingestion.source.state.stateful_ingestion_base import StatefulIngestionConfigBase
-from pydantic import Field, PositiveInt, TypeAdapter, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationInfo, field_validator, model_validator
 
 from datahub_mlflow_source.addresses import why_not
 from datahub_mlflow_source.errors import RecipeError
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 class RecipeModel(ConfigModel):
     """A part of the recipe, which names the nearest known key when one is unknown."""
+
+    # Or DataHub's debug mode shows in every error all that was given, passwords included.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     @model_validator(mode="before")
     @classmethod

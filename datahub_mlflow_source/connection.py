@@ -22,6 +22,7 @@ from datahub_mlflow_source.addresses import scheme_of, why_not
 from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.errors import RecipeError
 
+_DATABRICKS_ANSWERS_WITHIN = 8  # seconds; databricks-sdk by itself tries for five minutes to learn about the host
 _TRUE = ("true", "1")  # MLflow's _BooleanEnvironmentVariable
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
@@ -70,7 +71,10 @@ class DatabricksAuth(AuthBase):
         self._sdk_config = sdk_config
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers.update(self._sdk_config.authenticate())
+        try:
+            request.headers.update(self._sdk_config.authenticate())
+        except (OSError, ValueError) as error:  # databricks-sdk: no token was to be had
+            raise requests.RequestException(f"Databricks' login failed: {error}") from error
         return request
 
 
@@ -236,7 +240,11 @@ def _databricks_connection(
         raise RecipeError(f"`{key}: databricks` needs the package databricks-sdk: install it") from error
     profile = urlsplit(uri).netloc or None
     try:
-        sdk_config = Config(profile=profile)
+        sdk_config = Config(
+            profile=profile,
+            http_timeout_seconds=_DATABRICKS_ANSWERS_WITHIN,
+            retry_timeout_seconds=_DATABRICKS_ANSWERS_WITHIN // 2,
+        )
     except ValueError as error:  # databricks-sdk: no such profile, no credentials, no host
         raise RecipeError(f"`{key}`: Databricks' configuration can't be used: {error}") from error
     if not sdk_config.host:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from datahub.emitter.mcp import MetadataChangeProposalWrapper
 from datahub.ingestion.api.workunit import MetadataWorkUnit
 from datahub.ingestion.graph.client import DataHubGraph
 from datahub.metadata.urns import Urn
+from datahub.utilities.urns.error import InvalidUrnError
 
 from datahub_mlflow_source.mapping.datasets import (
     InputDataset,
@@ -193,12 +195,12 @@ class Ingestion:
             inputs = self._inputs(run) if run and run_is_sent else []
             return map_version(version, run, run_is_sent, inputs, self._registry, self._rules)
 
-        urn = model_version_urn(version.name, version.version, self._rules.naming)
+        make_urn = partial(model_version_urn, version.name, version.version, self._rules.naming)
         sent = self._report.versions.sent
-        name = f"{version.name} version {version.version}"
-        yield from self._send(self._report.versions, name, lambda: urn, mapped)
+        yield from self._send(self._report.versions, f"{version.name} version {version.version}", make_urn, mapped)
         if not self._selection.stage_tags or self._report.versions.sent == sent:
             return
+        urn = make_urn()
         if self._graph:
             for proposal in stage_patch(urn, version.stage):
                 yield MetadataWorkUnit(id=f"{urn}-stage", mcp_raw=proposal)
@@ -259,7 +261,8 @@ class Ingestion:
             entity = mapped()
         except Exception as error:
             tally.failed += 1
-            self._guard.keep(str(urn()))
+            with contextlib.suppress(InvalidUrnError, ValueError):  # what can't have a URN was never sent
+                self._guard.keep(str(urn()))
             self._report.entity_failure(
                 title="Not sent",
                 message="It could not be mapped, and stays in DataHub as it was. Please report this as a bug.",

@@ -11,6 +11,7 @@ because every repetition either ends where the next attempt starts or has an upp
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 HIDDEN = "***"
 
@@ -58,6 +59,7 @@ _PARAMETER = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _HINTS = ("pass", "pwd", "secret", "tok", "key", "sig", "auth", "code", "cred", "jwt", "sas")
+_SECRET_KEY = re.compile(rf"(?:^|[^a-z]){_ALWAYS}\Z", re.IGNORECASE)
 _CREDENTIAL_NAME = re.compile(rf"(?:.*{_ALWAYS}|{_AS_PARAMETER})", re.IGNORECASE | re.DOTALL)
 
 # `://`, or `:\/\/` as some JSON writers have it; then all up to the last @ before the path. The second form is
@@ -98,6 +100,15 @@ def redact_url(url: str) -> str:
     if at and secret and "\\" not in userinfo and not userinfo.startswith(("mailto:", "jdbc:")):
         rest = rest[len(userinfo) + 1 :]
     return redact(f"{scheme}{separator}{rest}")
+
+
+@lru_cache(maxsize=4096)
+def is_secret_key(key: str) -> bool:
+    """Whether a param or tag of this name is a credential whatever its value: `db_password`, `AWS_SECRET_ACCESS_KEY`.
+
+    Not `token` or `key` alone, which params of tokenizers and sorts are called.
+    """
+    return bool(_SECRET_KEY.search(key[-100:]))
 
 
 def names_credential(name: str) -> bool:

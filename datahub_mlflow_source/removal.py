@@ -32,7 +32,7 @@ from datahub.metadata.urns import (
 from datahub.utilities.urns.urn import guess_entity_type
 
 from datahub_mlflow_source.mapping.rules import OURS, alive
-from datahub_mlflow_source.mapping.urns import PLATFORM
+from datahub_mlflow_source.mapping.urns import PLATFORM, PLATFORM_URN
 from datahub_mlflow_source.records import Experiment, Kind
 from datahub_mlflow_source.report import MlflowSourceReport
 
@@ -95,6 +95,7 @@ class RemovalGuard:
 
     def work_units(self, experiments: Iterable[Experiment]) -> Iterator[MetadataWorkUnit]:
         """At the end of the ingestion: what keeps alive the entities that must not go."""
+        self._leave_to_others()
         missing = sorted(self._last_urns - self._sent)
         self._judge_by_count(missing)
         kept = [urn for urn in missing if urn in self._keep or guess_entity_type(urn) in self._incomplete]
@@ -111,6 +112,18 @@ class RemovalGuard:
         job = StaleEntityRemovalHandler.compute_job_id(PLATFORM)
         checkpoint = self._state_provider.get_last_checkpoint(job, GenericCheckpointState)
         return set(checkpoint.state.urns) if checkpoint else set()
+
+    def _leave_to_others(self) -> None:
+        """The built-in with `materialize_dataset_inputs` put datasets of other platforms into the state.
+
+        Other connectors own them, so they are neither removed nor written: the framework is told to skip them.
+        """
+        job = StaleEntityRemovalHandler.compute_job_id(PLATFORM)
+        handler = self._state_provider._usecase_handlers.get(job)
+        if isinstance(handler, StaleEntityRemovalHandler):
+            for urn in self._last_urns:
+                if urn.startswith("urn:li:dataset:(") and not urn.startswith(f"urn:li:dataset:({PLATFORM_URN},"):
+                    handler.add_urn_to_skip(urn)
 
     def _judge_by_count(self, missing: list[str]) -> None:
         """Too many of one kind gone at once are a failure, and stay."""

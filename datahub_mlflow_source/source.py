@@ -146,6 +146,12 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
                 "its own `platform_instance`.",
                 context=f"env={config.env}",
             )
+        if not config.model_name_separator:
+            self.report.warning(
+                title="Versions of different models may meet",
+                message="Without a separator, version 2 of `m1` and version 12 of `m` have one URN.",
+                context="model_name_separator",
+            )
         if config.materialize_dataset_inputs:
             self.report.info(
                 title="No datasets are written on other platforms",

@@ -16,7 +16,7 @@ from datahub.metadata.schema_classes import DataPlatformInfoClass, PlatformTypeC
 from datahub.metadata.urns import DatasetUrn
 
 from datahub_mlflow_source.mapping.sources import DatasetSource, HubDataset, Location, Table, Uri
-from datahub_mlflow_source.mapping.urns import escaped, fit
+from datahub_mlflow_source.mapping.urns import URN_BYTES, encoded_length, escaped
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,9 @@ def real_dataset(
     place = _mapped(source.location, kind, platform) if platform else _found(source.location, kind)
     if place is None or not place.name.strip("/. "):
         return None
-    return fit(lambda name: DatasetUrn(place.platform, name, env), escaped(place.name.strip()))
+    urn = DatasetUrn(place.platform, escaped(place.name.strip()), env)
+    # DataHub refuses a longer one: then the other connector has no such dataset either.
+    return urn if encoded_length(str(urn)) <= URN_BYTES else None
 
 
 def _found(location: Location | None, kind: str) -> Place | None:

@@ -14,7 +14,7 @@ from datahub.metadata.urns import Urn
 
 from datahub_mlflow_source.mapping.urns import PLATFORM_URN, Naming, platform_instance_urn
 from datahub_mlflow_source.records import Tags
-from datahub_mlflow_source.redaction import redact
+from datahub_mlflow_source.redaction import HIDDEN, is_secret_key, redact
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ class Trim:
 
     def value(self, what: str, text: str) -> str:
         """A single value, such as that of the tag `what`."""
-        clean = redact(text)
+        clean = HIDDEN if is_secret_key(what) and text else redact(text)
         most = self.limits.max_value_chars
         if len(clean) <= most:
             return clean

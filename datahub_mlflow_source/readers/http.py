@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from threading import Lock
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 import tenacity
@@ -212,8 +211,7 @@ def _mlflow_error(response: requests.Response) -> tuple[str | None, str]:
 def _advice(response: requests.Response, code: str | None) -> str:
     status = response.status_code
     if 300 <= status < 400:
-        target = urlsplit(response.headers.get("Location", ""))
-        where = f"{target.scheme}://{target.netloc}{target.path}" if target.netloc else target.path
+        where = redact(re.split(r"[?#]", response.headers.get("Location", ""))[0])
         return (
             f"It redirects to {where[:200]}: a login page, if that is one, wants `token` or `headers_secret` "
             "(Cloudflare Access: CF-Access-Client-Id and CF-Access-Client-Secret); else set `tracking_uri` to it."

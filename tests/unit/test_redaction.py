@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from datahub_mlflow_source.redaction import names_credential, redact, redact_url
+from datahub_mlflow_source.redaction import is_secret_key, names_credential, redact, redact_url
 
 SECRET = "hunter2"
 
@@ -185,3 +185,15 @@ HOSTILE = {
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
 def test_a_hostile_megabyte_is_read_in_one_go(text: str) -> None:
     assert SECRET not in redact(f"{text} password={SECRET}")
+
+
+@pytest.mark.parametrize(
+    "key", ["password", "db_password", "AWS_SECRET_ACCESS_KEY", "model.api-key", "hf.access_token"]
+)
+def test_a_key_that_can_only_name_a_credential_is_known(key: str) -> None:
+    assert is_secret_key(key)
+
+
+@pytest.mark.parametrize("key", ["token", "pad_token", "max_tokens", "key", "sort_key", "n_passwords", "bypassword"])
+def test_a_key_that_names_something_else_in_machine_learning_is_not(key: str) -> None:
+    assert not is_secret_key(key)

@@ -265,3 +265,9 @@ def test_mapping_opens_no_file_and_prints_nothing(module: Path) -> None:
     tree = ast.parse(module.read_text(encoding="utf-8"))
     called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert called & {"open", "print", "input", "exec", "eval", "compile", "__import__"} == set()
+
+
+def test_the_value_of_a_param_called_password_is_hidden() -> None:
+    trim = Trim(Limits())
+    assert trim.value("db_password", "hunter2") == "***"
+    assert trim.value("pad_token", "<pad>") == "<pad>"

@@ -1,0 +1,238 @@
+"""A recipe that asks for something else than it says is refused, in one message that names the key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from datahub_mlflow_source.config import MlflowSourceConfig
+
+SECRET = "hunter2"
+
+
+def accepted(**config: Any) -> MlflowSourceConfig:
+    return MlflowSourceConfig.model_validate(config)
+
+
+def refusal(**config: Any) -> tuple[str, str]:
+    """Key and message of the one thing that is wrong."""
+    with pytest.raises(ValidationError) as raised:
+        accepted(**config)
+    assert SECRET not in f"{raised.value} {raised.value!r}"
+    (error,) = raised.value.errors()
+    return ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
+
+
+def message(**config: Any) -> str:
+    return refusal(**config)[1]
+
+
+class TestUnknownKeys:
+    @pytest.mark.parametrize(
+        ("config", "place", "expected"),
+        [
+            ({"trackng_uri": "x"}, "", "unknown key `trackng_uri`. Did you mean `tracking_uri`?"),
+            ({"experiment_patern": {}}, "", "unknown key `experiment_patern`. Did you mean `experiment_pattern`?"),
+            ({"experiment": []}, "", "unknown key `experiment`. Did you mean `experiments`?"),
+            ({"tls": {"ca_bundel": "x"}}, "tls", "unknown key `ca_bundel`. Did you mean `ca_bundle`?"),
+            ({"limits": {"max_param": 3}}, "limits", "unknown key `max_param`. Did you mean `max_params`?"),
+            (
+                {"stateful_ingestion": {"enabeld": True}},
+                "stateful_ingestion",
+                "unknown key `enabeld`. Did you mean `enabled`?",
+            ),
+        ],
+    )
+    def test_one_is_refused_with_the_nearest_known_one(self, config: dict[str, Any], place: str, expected: str) -> None:
+        assert refusal(**config) == (place, expected)
+
+    def test_one_like_no_other_is_refused_with_all_known_ones(self) -> None:
+        assert message(tls={"zzz": 1}) == (
+            "unknown key `zzz`. Known keys: ca_bundle, client_cert, client_key_path, verify."
+        )
+
+    def test_its_value_is_not_shown(self) -> None:
+        refusal(pasword=SECRET)
+        refusal(tokens={"a": SECRET})
+        refusal(tls={"key": SECRET})
+
+
+class TestPatterns:
+    @pytest.mark.parametrize("key", ["experiment_pattern", "model_pattern", "run_name_pattern", "run_user_pattern"])
+    @pytest.mark.parametrize("side", ["allow", "deny"])
+    def test_what_is_no_regular_expression_is_refused(self, key: str, side: str) -> None:
+        place, text = refusal(**{key: {side: ["fine", "*-eu"]}})
+        assert place == key
+        assert text == (
+            "'*-eu' is no regular expression: nothing to repeat at position 0. "
+            "(These are not globs: `.*` matches anything.)"
+        )
+
+    def test_they_match_from_the_start_of_the_name(self) -> None:
+        pattern = accepted(experiment_pattern={"allow": ["churn"], "deny": [".*-test$"]}).experiment_pattern
+        assert [name for name in ("churn", "churn-eu", "my-churn", "churn-test") if pattern.allowed(name)] == [
+            "churn",
+            "churn-eu",
+        ]
+
+
+class TestOtherSpellings:
+    @pytest.mark.parametrize("experiments", [[{"name": "churn-*"}, {"name": "fraud (EU)"}], ["churn-*", "fraud (EU)"]])
+    def test_globs_for_experiments_become_patterns(self, experiments: list[Any]) -> None:
+        pattern = accepted(experiments=experiments).experiment_pattern
+        names = ("churn-eu", "churn-", "fraud (EU)", "churn", "my-churn-eu", "fraud (EU) 2", "fraud EU")
+        assert [name for name in names if pattern.allowed(name)] == ["churn-eu", "churn-", "fraud (EU)"]
+
+    @pytest.mark.parametrize(
+        "experiments", ["churn-*", [], [{}], [{"id": 1}], ["churn-*", 5], {"name": "churn-*"}, None]
+    )
+    def test_anything_else_there_is_refused(self, experiments: Any) -> None:
+        assert message(experiments=experiments).startswith("`experiments` must be a list like [{name: ")
+
+    def test_both_spellings_at_once_are_refused(self) -> None:
+        assert message(experiments=["a"], experiment_pattern={"allow": ["a"]}) == (
+            "`experiments` and `experiment_pattern` say the same: keep `experiment_pattern`"
+        )
+
+    @pytest.mark.parametrize(("details", "runs"), [(True, "all"), (False, "none")])
+    def test_run_details_are_runs(self, details: bool, runs: str) -> None:
+        assert accepted(include_run_details=details).include_runs == runs
+
+    def test_both_at_once_are_refused(self) -> None:
+        assert message(include_run_details=True, include_runs="all") == (
+            "`include_run_details` and `include_runs` say the same: keep `include_runs`"
+        )
+
+    def test_no_artifacts_are_false_or_none(self) -> None:
+        assert accepted(include_artifacts=False).include_artifacts == "none"
+        assert accepted(include_artifacts="none").include_artifacts == "none"
+        assert refusal(include_artifacts="all")[0] == "include_artifacts"
+
+    def test_what_was_given_is_left_as_it_was(self) -> None:
+        config = {"experiments": ["a"], "include_run_details": True, "include_artifacts": False}
+        accepted(**config)
+        assert config == {"experiments": ["a"], "include_run_details": True, "include_artifacts": False}
+
+    def test_every_key_of_the_built_in_source_is_accepted(self) -> None:
+        config = accepted(
+            tracking_uri="http://mlflow.test",
+            registry_uri="http://registry.test",
+            model_name_separator="-",
+            base_external_url="https://mlflow.test/",
+            materialize_dataset_inputs=True,
+            source_mapping_to_platform={"local": "file"},
+            username="ada",
+            password=SECRET,
+            env="DEV",
+            stateful_ingestion={"enabled": False},
+        )
+        assert config.base_external_url == "https://mlflow.test"
+        assert config.source_mapping_to_platform == {"local": "file"}
+
+
+class TestCredentials:
+    def test_a_name_needs_a_password_and_the_other_way_round(self) -> None:
+        expected = "`username` and `password` must be set together"
+        assert message(username="ada") == message(password=SECRET) == message(username="", password=SECRET) == expected
+
+    def test_a_token_and_a_name_are_two_ways(self) -> None:
+        assert message(username="ada", password=SECRET, token=SECRET) == (
+            "`token` and `username` are two ways to log in: choose one"
+        )
+
+    def test_a_variable_that_is_empty_is_as_if_it_were_not_there(self) -> None:
+        config = accepted(tracking_uri="", username="", password="", token="")
+        assert not (config.tracking_uri or config.username or config.password or config.token)
+
+    def test_a_header_is_secret_or_it_is_not(self) -> None:
+        assert message(headers={"X-Key": "1"}, headers_secret={"x-key": SECRET}) == (
+            "in both `headers` and `headers_secret`: x-key"
+        )
+
+    def test_none_is_in_what_a_config_shows_of_itself(self) -> None:
+        config = accepted(password=SECRET, username="ada", headers_secret={"X-Key": SECRET})
+        token = accepted(token=SECRET)
+        assert SECRET not in f"{config!r} {config} {config.headers_secret} {token!r} {token}"
+        assert SECRET not in str(config.model_dump_redacted())
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"password": {"a": SECRET}},
+            {"password": [SECRET]},
+            {"token": [SECRET]},
+            {"headers_secret": SECRET},
+            {"headers_secret": [SECRET]},
+            {"headers_secret": {"X-Key": [SECRET]}},
+        ],
+        ids=str,
+    )
+    def test_one_of_a_wrong_type_is_refused_without_showing_it(self, config: dict[str, Any]) -> None:
+        place, _ = refusal(**config)
+        assert place.startswith(next(iter(config)))
+
+
+class TestAddresses:
+    @pytest.mark.parametrize("key", ["tracking_uri", "registry_uri"])
+    @pytest.mark.parametrize(
+        ("uri", "part"),
+        [
+            ("./mlruns", "is a folder"),
+            (f"postgresql://u:{SECRET}@h/db", "is a database (postgresql)"),
+            ("gopher://h", "has the scheme `gopher`"),
+            ("https://", "names no host and port"),
+            ("databricks-uc", "type `unity-catalog`"),
+        ],
+    )
+    def test_what_cannot_be_read_is_refused_by_its_key(self, key: str, uri: str, part: str) -> None:
+        place, text = refusal(**{key: uri})
+        assert place == key
+        assert text.startswith(f"`{key}`")
+        assert part in text
+
+    @pytest.mark.parametrize("url", ["mlflow.test", "ftp://mlflow.test", "javascript:alert(1)"])
+    def test_links_lead_to_web_pages_only(self, url: str) -> None:
+        assert refusal(base_external_url=url) == (
+            "base_external_url",
+            "must start with http:// or https://, as it does in a browser",
+        )
+
+
+class TestTls:
+    def test_a_key_needs_its_certificate(self) -> None:
+        assert refusal(tls={"client_key_path": "/k.pem"}) == ("tls", "`tls.client_key_path` needs `tls.client_cert`")
+
+    def test_whom_to_trust_and_trusting_anybody_are_two_things(self) -> None:
+        place, text = refusal(tls={"ca_bundle": "/ca.pem", "verify": False})
+        assert place == "tls"
+        assert text == "`tls.ca_bundle` says whom to trust, `tls.verify: false` to trust anybody: choose"
+
+
+@pytest.mark.parametrize(
+    ("place", "below", "lowest", "highest", "above"),
+    [
+        ("limits.max_params", 0, 1, 10**6, None),
+        ("limits.max_metrics", 0, 1, 10**6, None),
+        ("limits.max_tags", 0, 1, 10**6, None),
+        ("limits.max_value_chars", 9, 10, 10**6, None),
+        ("limits.max_description_chars", 9, 10, 10**6, None),
+        ("page_size", 0, 1, 50_000, 50_001),
+        ("max_retries", -1, 0, 10, 11),
+        ("timeout_seconds", 0, 0.1, 3600, None),
+        ("run_retention_days", 0, 1, 10_000, None),
+        ("max_runs_per_experiment", 0, 1, 10**6, None),
+        ("stateful_ingestion.fail_safe_threshold", -1, 0, 100, 101),
+    ],
+)
+def test_numbers_have_bounds(place: str, below: float, lowest: float, highest: float, above: float | None) -> None:
+    def config(value: float) -> dict[str, Any]:
+        parent, _, key = place.rpartition(".")
+        return {parent: {key: value}} if parent else {key: value}
+
+    accepted(**config(lowest))
+    accepted(**config(highest))
+    for value in (below, above):
+        if value is not None:
+            assert refusal(**config(value))[0] == place

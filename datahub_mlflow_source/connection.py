@@ -141,23 +141,27 @@ def _settings(config: MlflowSourceConfig, environment: Mapping[str, str]) -> Con
     tls = config.tls
     asked_to_trust = environment.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in _TRUE
     insecure = asked_to_trust and "verify" not in tls.model_fields_set
-    ca_bundle = tls.ca_bundle or environment.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
-    cert = tls.client_cert or environment.get("MLFLOW_TRACKING_CLIENT_CERT_PATH")
-    for key, path in (
-        ("ca_bundle", ca_bundle),
-        ("client_cert", cert),
-        ("client_key_path", tls.client_key_path),
-    ):
-        if path and not Path(path).exists():
-            raise RecipeError(f"`tls.{key}`: there is no file {path}")
+    ca_bundle = _file("tls.ca_bundle", tls.ca_bundle) or _file(
+        "MLFLOW_TRACKING_SERVER_CERT_PATH", environment.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
+    )
+    cert = _file("tls.client_cert", tls.client_cert) or _file(
+        "MLFLOW_TRACKING_CLIENT_CERT_PATH", environment.get("MLFLOW_TRACKING_CLIENT_CERT_PATH")
+    )
+    key = _file("tls.client_key_path", tls.client_key_path)
     return Connection(
         url="",
         headers=dict(_headers(config)),
         verify=tls.verify and (ca_bundle or not insecure),
-        cert=(cert, tls.client_key_path) if cert and tls.client_key_path else cert,
+        cert=(cert, key) if cert and key else cert,
         timeout_seconds=config.timeout_seconds,
         max_retries=config.max_retries,
     )
+
+
+def _file(key: str, path: str | None) -> str | None:
+    if path and not Path(path).exists():
+        raise RecipeError(f"`{key}`: there is no file {path}")
+    return path
 
 
 def _headers(config: MlflowSourceConfig) -> Iterator[tuple[str, str]]:

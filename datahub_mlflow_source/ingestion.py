@@ -91,8 +91,9 @@ class Ingestion:
         """All of it, in the order in which DataHub wants it."""
         yield from self._stage_tags()
         yield from self._all_experiments()
+        runs = self._runs_of_selected()
         self._read_registry()
-        yield from self._all_runs()
+        yield from self._all_runs(runs)
         yield from self._versions_left()
         yield from self._all_datasets()
         yield from self._all_models()
@@ -141,16 +142,22 @@ class Ingestion:
             else:
                 self._versions.add(record)
 
-    def _all_runs(self) -> Units:
+    def _runs_of_selected(self) -> Iterator[Run | Unreadable]:
+        """Asked for before the registry is read: the first of them are on their way meanwhile."""
+        if self._selection.include_runs != "all":
+            return iter(())
+        return self._reader.runs(self._selected_ids(), self._selection.runs)
+
+    def _selected_ids(self) -> list[str]:
+        return [e.experiment_id for e in self._experiments.values() if self._selected(e)]
+
+    def _all_runs(self, runs: Iterator[Run | Unreadable]) -> Units:
         """Those that the recipe asks for, then those that only their versions need."""
-        include, scope = self._selection.include_runs, self._selection.runs
-        selected = [e.experiment_id for e in self._experiments.values() if self._selected(e)]
+        include = self._selection.include_runs
         if include == "none":
             return
-        if include == "all":
-            runs = self._reader.runs(selected, scope)
-        else:
-            runs = self._reader.runs_by_id(self._versions.run_ids(), selected, scope)
+        if include == "registered":
+            runs = self._reader.runs_by_id(self._versions.run_ids(), self._selected_ids(), self._selection.runs)
         for run in self._read(runs, self._report.runs):
             yield from self._run(run)
         left = self._versions.run_ids()

@@ -95,9 +95,8 @@ class RemovalGuard:
 
     def work_units(self, experiments: Iterable[Experiment]) -> Iterator[MetadataWorkUnit]:
         """At the end of the ingestion: what keeps alive the entities that must not go."""
-        self._leave_to_others()
-        missing = sorted(self._last_urns - self._sent)
-        self._judge_by_count(missing)
+        missing = sorted(self._last_urns - self._sent - self._left_to_others())
+        self._judge_by_count([urn for urn in missing if urn not in self._keep])
         kept = [urn for urn in missing if urn in self._keep or guess_entity_type(urn) in self._incomplete]
         for urn in kept:
             self._report.kept_although_not_read += 1
@@ -113,17 +112,19 @@ class RemovalGuard:
         checkpoint = self._state_provider.get_last_checkpoint(job, GenericCheckpointState)
         return set(checkpoint.state.urns) if checkpoint else set()
 
-    def _leave_to_others(self) -> None:
+    def _left_to_others(self) -> set[str]:
         """The built-in with `materialize_dataset_inputs` put datasets of other platforms into the state.
 
         Other connectors own them, so they are neither removed nor written: the framework is told to skip them.
         """
+        ours = f"urn:li:dataset:({PLATFORM_URN},"
+        theirs = {urn for urn in self._last_urns if urn.startswith("urn:li:dataset:(") and not urn.startswith(ours)}
         job = StaleEntityRemovalHandler.compute_job_id(PLATFORM)
         handler = self._state_provider._usecase_handlers.get(job)
         if isinstance(handler, StaleEntityRemovalHandler):
-            for urn in self._last_urns:
-                if urn.startswith("urn:li:dataset:(") and not urn.startswith(f"urn:li:dataset:({PLATFORM_URN},"):
-                    handler.add_urn_to_skip(urn)
+            for urn in theirs:
+                handler.add_urn_to_skip(urn)
+        return theirs
 
     def _judge_by_count(self, missing: list[str]) -> None:
         """Too many of one kind gone at once are a failure, and stay."""

@@ -105,6 +105,7 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
         try:
             self._reader.check()
         except ServerError as error:
+            self.report.requests_sent = self._reader.requests_sent
             self.report.failure(title="MLflow can't be read", message="Nothing was ingested.", context=str(error))
             return
         self.report.mlflow_version = self._reader.server_version()

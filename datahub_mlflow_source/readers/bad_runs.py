@@ -30,6 +30,7 @@ SERVABLE = "attributes.start_time != -1 AND attributes.status LIKE '%' AND attri
 _HEX = "0123456789abcdef"
 _LETTERS = _HEX + "ghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-"
 _ID_LENGTH = 32
+_FIRST_PAGE = 200  # runs; pages double from there, so that there is soon something to map
 
 # One page of runs by run id: token, how many at most, whether in reversed order, and only the servable ones.
 FetchRuns = Callable[[str | None, int, bool, bool], Page]
@@ -54,14 +55,15 @@ def walk_runs(fetch: FetchRuns, page_size: int) -> Iterator[list[Row] | BadRuns]
         ServerError: the listing breaks off here.
     """
     token: str | None = None
+    size = min(page_size, _FIRST_PAGE)
     place, bad, last = 0, 0, ""  # in the listing; bad rows before it; the last good run before it
     already: set[str] = set()  # given with the servable ones, and about to come again
     while True:
         try:
-            page = fetch(token, page_size, False, False)
+            page = fetch(token, size, False, False)
         except PageError as error:
             offset_of(token, error)  # only with tokens that are offsets there is a way around
-            around = _Around(fetch, page_size, place, bad, last, already)
+            around = _Around(fetch, size, place, bad, last, already)
             yield from around.rows(error)
             if around.page is None:
                 return
@@ -76,6 +78,7 @@ def walk_runs(fetch: FetchRuns, page_size: int) -> Iterator[list[Row] | BadRuns]
         if not page.next_token:
             return
         token = token_behind(page, token)
+        size = min(2 * size, page_size)
 
 
 class _Around:

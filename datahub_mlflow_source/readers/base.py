@@ -46,7 +46,7 @@ class Reader(Protocol):
         ...
 
     def runs(self, experiment_ids: Iterable[str], scope: RunScope) -> Iterator[Run | Unreadable]:
-        """The runs of these experiments, by run id."""
+        """The runs of these experiments, by run id. Reading may begin with the call, before the first is asked for."""
         ...
 
     def runs_by_id(

@@ -20,11 +20,13 @@ from requests.adapters import HTTPAdapter
 
 from datahub_mlflow_source.connection import Connection
 from datahub_mlflow_source.errors import PageError, ServerError
+from datahub_mlflow_source.readers.paging import BEYOND_THE_END, offset_token
 from datahub_mlflow_source.redaction import redact
 
 logger = logging.getLogger(__name__)
 
 _API = "/api/2.0/mlflow/"
+_LISTINGS = {"experiments", "registered_models", "next_page_token"}  # what an answer to `check` holds, if anything
 _TRIED_AGAIN = (429, 502, 503, 504)
 _CONNECT_SECONDS = 5.0  # a host that is there accepts sooner; with retries an absent one is known in 20 s
 _FIRST_ANSWER_SECONDS = 10.0
@@ -57,11 +59,27 @@ class MlflowHttp:
     def check(self, path: str, params: Mapping[str, Any]) -> None:
         """Is MLflow there, and does it let us in? Known within 25 seconds, whatever it asks us to wait.
 
+        `path` is a listing. One whose first row is bad is no reason to stop: what comes behind it may be good.
+
         Raises:
             ServerError: it isn't, or doesn't.
         """
+        try:
+            answer = self._first_call(path, params)
+        except PageError as error:
+            try:
+                answer = self._first_call(path, {**params, "page_token": offset_token(BEYOND_THE_END)})
+            except ServerError:
+                raise ServerError(
+                    f"{error}. This was {self.connection.host}: check the server's log.", status=error.status
+                ) from error
+        if answer and not answer.keys() & _LISTINGS:
+            raise self._not_mlflow(path, "other JSON", 200)
+
+    def _first_call(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
         timeout = min(self.connection.timeout_seconds, _FIRST_ANSWER_SECONDS)
-        self._call("GET", path, params=params, tries=2, timeout=timeout, longest_wait=_LONGEST_FIRST_WAIT_SECONDS)
+        wait = _LONGEST_FIRST_WAIT_SECONDS
+        return self._call("GET", path, params=params, tries=2, timeout=timeout, longest_wait=wait)
 
     def version(self) -> str | None:
         """What `GET /version` says, for the report; None where the server (Databricks, a proxy) doesn't say."""
@@ -124,26 +142,29 @@ class MlflowHttp:
         return self._session.request(method, url, timeout=timeouts, verify=verify, allow_redirects=False, **kwargs)
 
     def _as_json(self, path: str, response: requests.Response) -> dict[str, Any]:
+        kind = response.headers.get("Content-Type", "something without a type").split(";")[0]
         try:
             answer = response.json()
         except ValueError as error:
-            raise self._not_mlflow(path, response) from error
+            raise self._not_mlflow(path, kind, response.status_code) from error
         if not isinstance(answer, dict):
-            raise self._not_mlflow(path, response)
+            raise self._not_mlflow(path, kind, response.status_code)
         return answer
 
-    def _not_mlflow(self, path: str, response: requests.Response) -> ServerError:
-        kind = response.headers.get("Content-Type", "something without a type").split(";")[0]
+    def _not_mlflow(self, path: str, kind: str, status: int) -> ServerError:
         return ServerError(
             f"{self.connection.host} answered {path} with {kind} instead of MLflow's JSON, most likely a login page "
             "or another site. Check `tracking_uri` (and `registry_uri`), and what the proxy in front of MLflow "
             "wants (`token`, `headers_secret`).",
-            status=response.status_code,
+            status=status,
         )
 
     def _no_answer(self, error: Exception) -> ServerError:
         if isinstance(error, requests.exceptions.SSLError):
-            advice = "Check `tls`: `ca_bundle` for a private authority, `client_cert` where the server asks who we are."
+            advice = (
+                "Check `tls`: `ca_bundle` for a private authority, `client_cert` where the server asks who we are; "
+                "and whether `tracking_uri` (or `registry_uri`) should start with http://."
+            )
         elif isinstance(error, requests.exceptions.ProxyError):
             advice = "Check the proxy in HTTPS_PROXY or HTTP_PROXY, or put the host into NO_PROXY."
         elif isinstance(error, requests.exceptions.ReadTimeout):
@@ -215,6 +236,11 @@ def _advice(response: requests.Response, code: str | None) -> str:
         return (
             f"It redirects to {where[:200]}: a login page, if that is one, wants `token` or `headers_secret` "
             "(Cloudflare Access: CF-Access-Client-Id and CF-Access-Client-Secret); else set `tracking_uri` to it."
+        )
+    if status == 400 and code is None:
+        return (
+            "This is not MLflow's: check whether `tracking_uri` (or `registry_uri`) should start with https://, and "
+            "`tls.client_cert`, where the server in front of MLflow asks who we are."
         )
     if status == 400:
         return "Check `run_filter`, where the recipe has one; else the server's log."

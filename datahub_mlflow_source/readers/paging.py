@@ -145,7 +145,7 @@ _END: Any = object()
 
 
 def read_ahead(pages: Iterator[T]) -> Iterator[T]:
-    """The same pages, each fetched while the one before is used, and none before that.
+    """The same pages, the first one fetched from now on, each other while the one before is used.
 
     The fetching thread is a daemon: it never keeps a process alive that was told to end.
     """
@@ -165,13 +165,16 @@ def read_ahead(pages: Iterator[T]) -> Iterator[T]:
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for the page
             fetched.put(error)
 
-    Thread(target=fetch, name="mlflow-read-ahead", daemon=True).start()
-    try:
-        while (item := fetched.get()) is not _END:
-            if isinstance(item, BaseException):
-                raise item
+    def given() -> Iterator[T]:
+        try:
+            while (item := fetched.get()) is not _END:
+                if isinstance(item, BaseException):
+                    raise item
+                wanted.release()
+                yield item
+        finally:
+            stopped.set()
             wanted.release()
-            yield item
-    finally:
-        stopped.set()
-        wanted.release()
+
+    Thread(target=fetch, name="mlflow-read-ahead", daemon=True).start()
+    return given()

@@ -118,7 +118,8 @@ class RestReader:
         if scope.latest_per_experiment:
             return chain.from_iterable(self._latest_runs(id_, scope) for id_ in ids)
         batches = _batches(ids, _EXPERIMENTS_PER_REQUEST)
-        return chain.from_iterable(self._runs_of(batch, scope) for batch in batches)
+        first = [self._runs_of(batch, scope) for batch in islice(batches, 1)]  # its first page is on the way now
+        return chain(*first, chain.from_iterable(self._runs_of(batch, scope) for batch in batches))
 
     def _runs_of(self, experiment_ids: list[str], scope: RunScope) -> Iterator[Run | Unreadable]:
         query = {
@@ -135,8 +136,13 @@ class RestReader:
             among = {"filter": _all(_filter(scope), condition), "max_results": _MOST_RUNS}
             return self._search_runs({**query, **among}, None)
 
+        return self._run_records(read_ahead(walk_runs(fetch, self._page_size)), search)
+
+    def _run_records(
+        self, pages: Iterator[list[Row] | BadRuns], search: Callable[[str], object]
+    ) -> Iterator[Run | Unreadable]:
         try:
-            for page in read_ahead(walk_runs(fetch, self._page_size)):
+            for page in pages:
                 if isinstance(page, BadRuns):
                     yield from self._name_bad_runs(page, search)
                 else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -144,7 +147,7 @@ class TestCredentials:
 
     def test_a_variable_that_is_empty_is_as_if_it_were_not_there(self) -> None:
         config = accepted(tracking_uri="", username="", password="", token="")
-        assert not (config.tracking_uri or config.username or config.password or config.token)
+        assert not any((config.tracking_uri, config.username, config.password, config.token))
 
     def test_a_header_is_secret_or_it_is_not(self) -> None:
         assert message(headers={"X-Key": "1"}, headers_secret={"x-key": SECRET}) == (
@@ -155,7 +158,18 @@ class TestCredentials:
         config = accepted(password=SECRET, username="ada", headers_secret={"X-Key": SECRET})
         token = accepted(token=SECRET)
         assert SECRET not in f"{config!r} {config} {config.headers_secret} {token!r} {token}"
-        assert SECRET not in str(config.model_dump_redacted())
+
+    def test_an_error_shows_none_in_datahubs_debug_mode_either(self) -> None:
+        """It is chosen when DataHub is imported, and makes pydantic show what was given."""
+        code = (
+            "from datahub_mlflow_source.config import MlflowSourceConfig\n"
+            "try: MlflowSourceConfig(username='ada', password='hunter2', token='hunter2')\n"
+            "except ValueError as error: print(error)"
+        )
+        environment = os.environ | {"DATAHUB_DEBUG": "true"}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert "`token` and `username` are two ways" in done.stdout
+        assert SECRET not in done.stdout + done.stderr
 
     @pytest.mark.parametrize(
         "config",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from itertools import combinations
 
@@ -186,10 +187,15 @@ class TestReadAhead:
             assert pages.fetched == number + 2
         ahead.close()  # type: ignore[attr-defined] # a generator
 
-    def test_nothing_is_fetched_before_it_is_asked_for(self) -> None:
+    def test_the_first_page_is_fetched_before_it_is_asked_for_and_no_other(self) -> None:
         pages = Pages(10)
-        read_ahead(iter(pages))
-        assert pages.fetched == 0
+        ahead = read_ahead(iter(pages))
+        deadline = time.monotonic() + 5
+        while not pages.fetched and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        assert pages.fetched == 1
+        assert next(ahead) == 0
 
     def test_an_error_comes_behind_the_pages_before_it(self) -> None:
         error = ServerError("gone")

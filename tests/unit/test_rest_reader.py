@@ -138,7 +138,7 @@ class TestRuns:
                 "experiment_ids": ["1", "2"],
                 "run_view_type": "ALL",
                 "order_by": ["attributes.run_id ASC"],
-                "max_results": 1000,
+                "max_results": 200,
                 "filter": "metrics.auc > 0.8 AND attributes.start_time > 1700000000000",
             }
         ]

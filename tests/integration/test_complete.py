@@ -202,8 +202,8 @@ def test_datahub_takes_all_of_it(ingested: Ingested, server: MlflowServer) -> No
 def test_with_an_instance_everything_is_another_entity(ingested: Ingested, server: MlflowServer, tmp_path: Any) -> None:
     config = {"tracking_uri": server.url, "platform_instance": "eu", "env": "DEV"}
     other = ingest(config, tmp_path / "out.json")
-    tags = ingested.urns("tag")
-    assert set(other.aspects) & set(ingested.aspects) == tags
+    shared = ingested.urns("tag") | ingested.urns("dataPlatform")
+    assert set(other.aspects) & set(ingested.aspects) == shared
     assert len(other.aspects) == len(ingested.aspects)
     _, churn = other.named("container", CHURN)
     instance = "urn:li:dataPlatformInstance:(urn:li:dataPlatform:mlflow,eu)"

@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 from datahub.ingestion.run.pipeline import Pipeline
+from datahub.utilities.server_config_util import set_gms_config
 
 from datahub_mlflow_source.report import MlflowSourceReport
 from tests.support.gms import GmsStandIn
@@ -58,6 +59,7 @@ def run_recipe(recipe: Mapping[str, Any]) -> Pipeline:
 
     Without the question for newer versions of the CLI, which goes to the internet.
     """
+    set_gms_config({})  # of this process: what an earlier ingestion learned about its server
     with patch.object(Pipeline, "_warn_old_cli_version"):
         pipeline = Pipeline.create(dict(recipe), report_to=None, no_progress=True)
         pipeline.run()

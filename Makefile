@@ -33,7 +33,7 @@ help:  ## list the targets
 	@mkdir -p .home
 	@touch $@
 
-# Environments of their own: .venv-builtin, .venv-server-2.10, .venv-server-2.22
+# Environments of their own: .venv-builtin, .venv-server-2.10, .venv-server-2.22, .venv-oldest
 .venv-%/done: requirements/%.txt .venv-uv/done
 	$(UV) venv --quiet --clear --python .venv-uv/bin/python .venv-$*
 	$(UV) pip install --quiet --python .venv-$*/bin/python --require-hashes -r requirements/$*.txt
@@ -60,6 +60,12 @@ test: .venv/done .venv-builtin/done check  ## everything: checks, then the whole
 test-matrix: .venv/done .venv-server-2.10/done .venv-server-2.22/done  ## against servers of MLflow 2.10 and 2.22 too
 	$(QUIET) $(BIN)/pytest -m matrix
 
+.PHONY: test-oldest
+test-oldest: .venv/done .venv-oldest/done  ## with the oldest release of every dependency that pyproject.toml allows
+	$(UV) pip install --quiet --python .venv-oldest/bin/python --no-deps --editable .
+	$(QUIET) SERVER_PYTHON=$(CURDIR)/$(BIN)/python .venv-oldest/bin/pytest -p no:cacheprovider -m "not builtin and not matrix" \
+	  --ignore tests/unit/test_docs.py tests/unit tests/integration/test_removal.py tests/integration/test_bad_input.py
+
 .PHONY: demo
 demo: .venv/done  ## a real MLflow server, filled by real training, ingested and shown as a tree
 	$(QUIET) $(BIN)/python -m demo
@@ -78,9 +84,10 @@ dist: .venv/done  ## wheel and source distribution into dist/
 
 .PHONY: lock
 lock: .venv-uv/done  ## renew the lock files in requirements/
-	for f in uv "dev pyproject.toml" builtin server-2.10 server-2.22; do set -- $$f; \
+	for f in uv "dev pyproject.toml" builtin server-2.10 server-2.22 "oldest pyproject.toml --resolution=lowest-direct"; do \
+	  set -- $$f; \
 	  $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
-	    --custom-compile-command "make lock" requirements/$$1.in $${2:-} -o requirements/$$1.txt; \
+	    --custom-compile-command "make lock" requirements/$$1.in $${2:-} $${3:-} -o requirements/$$1.txt; \
 	done
 
 .PHONY: clean

@@ -35,7 +35,8 @@ class RecipeModel(ConfigModel):
     """A part of the recipe, which names the nearest known key when one is unknown."""
 
     # Or DataHub's debug mode shows in every error all that was given, passwords included.
-    model_config = ConfigDict(hide_input_in_errors=True)
+    # And a pydantic older than 2.10 warns of names that begin with `model_`.
+    model_config = ConfigDict(hide_input_in_errors=True, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod

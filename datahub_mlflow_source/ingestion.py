@@ -10,8 +10,10 @@ from functools import partial
 from typing import Literal, TypeVar
 
 from datahub.emitter.mcp import MetadataChangeProposalWrapper
+from datahub.emitter.mcp_builder import entity_supports_aspect
 from datahub.ingestion.api.workunit import MetadataWorkUnit
 from datahub.ingestion.graph.client import DataHubGraph
+from datahub.metadata.schema_classes import StatusClass
 from datahub.metadata.urns import Urn
 from datahub.utilities.urns.error import InvalidUrnError
 
@@ -289,6 +291,10 @@ class Ingestion:
         self._guard.sent(urn)
         for aspect in entity.aspects:
             yield MetadataChangeProposalWrapper(entityUrn=urn, aspect=aspect).as_workunit()
+        if not self._graph and entity_supports_aspect(entity.urn.entity_type, StatusClass):
+            # The framework would say it of all at the end, when MLflow has nothing to do any more; said now it costs
+            # no time. A DataHub server gets it from the framework, by a patch that spares other fields.
+            yield MetadataChangeProposalWrapper(entityUrn=urn, aspect=alive()).as_workunit()
 
     def _read(self, records: Iterator[T | Unreadable], tally: Tally | None) -> Iterator[T]:
         """What could be read; the rest goes into the report."""

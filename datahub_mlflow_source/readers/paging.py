@@ -145,12 +145,13 @@ _END: Any = object()
 
 
 def read_ahead(pages: Iterator[T]) -> Iterator[T]:
-    """The same pages, the first one fetched from now on, each other while the one before is used.
+    """The same pages, the first two fetched from now on, each other while those before it are used.
 
-    The fetching thread is a daemon: it never keeps a process alive that was told to end.
+    Two, so that MLflow is at work on the next page while one is decoded here and another is mapped: with one, it waits
+    each time until that is done. The fetching thread is a daemon: it never keeps a process alive that was told to end.
     """
     fetched: SimpleQueue[Any] = SimpleQueue()
-    wanted = Semaphore()  # one page at first, one more whenever one is taken
+    wanted = Semaphore(2)  # pages at first, one more whenever one is taken
     stopped = Event()
 
     def fetch() -> None:

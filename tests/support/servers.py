@@ -24,6 +24,8 @@ import requests
 START_SECONDS = 120  # a start takes 10 at most; two cores may be shared by several of them
 FASTAPI = (3, 3)  # the first release that uvicorn serves
 ADMIN = ("admin", "made-up-Passw0rd")
+# Where the tests themselves run without a server's packages (`make test-oldest`).
+PYTHON = Path(os.environ.get("SERVER_PYTHON", sys.executable))
 
 # Leads the process group of a server, and ends all of it when the server ends by itself or its own
 # standard input does: so nothing stays behind, even where the tests were killed.
@@ -97,7 +99,7 @@ class MlflowServer:
 def mlflow_server(
     directory: Path,
     *,
-    python: Path = Path(sys.executable),
+    python: Path = PYTHON,
     backend_uri: str | None = None,
     extra_env: Mapping[str, str] | None = None,
     basic_auth: bool = False,

@@ -169,32 +169,32 @@ class TestReadAhead:
     def test_the_same_pages_come_in_the_same_order(self) -> None:
         assert list(read_ahead(iter(Pages(50)))) == list(range(50))
 
-    def test_the_next_page_is_fetched_while_one_is_used(self) -> None:
+    def test_the_next_two_pages_are_fetched_while_one_is_used(self) -> None:
         pages = Pages(10)
         ahead = read_ahead(iter(pages))
         assert next(ahead) == 0
-        pages.wait_for(2)
+        pages.wait_for(3)
         ahead.close()  # type: ignore[attr-defined] # a generator
 
-    def test_never_more_than_one_page_is_fetched_ahead(self) -> None:
+    def test_never_more_than_two_pages_are_fetched_ahead(self) -> None:
         pages = Pages(10)
         ahead = read_ahead(iter(pages))
         for number in range(5):
             assert next(ahead) == number
-            pages.wait_for(number + 2)
+            pages.wait_for(number + 3)
             assert pages.thread
             pages.thread.join(0.01)  # time enough to do what it must not
-            assert pages.fetched == number + 2
+            assert pages.fetched == number + 3
         ahead.close()  # type: ignore[attr-defined] # a generator
 
-    def test_the_first_page_is_fetched_before_it_is_asked_for_and_no_other(self) -> None:
+    def test_the_first_two_pages_are_fetched_before_they_are_asked_for_and_no_others(self) -> None:
         pages = Pages(10)
         ahead = read_ahead(iter(pages))
         deadline = time.monotonic() + 5
-        while not pages.fetched and time.monotonic() < deadline:
+        while pages.fetched < 2 and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(0.05)
-        assert pages.fetched == 1
+        assert pages.fetched == 2
         assert next(ahead) == 0
 
     def test_an_error_comes_behind_the_pages_before_it(self) -> None:
@@ -216,7 +216,7 @@ class TestReadAhead:
         next(ahead)
         ahead.close()  # type: ignore[attr-defined] # a generator
         assert pages.thread_has_ended()
-        assert pages.fetched <= 2
+        assert pages.fetched <= 3
 
     def test_it_ends_too_when_the_consumer_is_dropped(self) -> None:
         pages = Pages(1000)

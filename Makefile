@@ -10,8 +10,8 @@ BIN := .venv/bin
 export UV_CACHE_DIR := $(CURDIR)/.cache/uv
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# uv copies where cache and environment are on different file systems, and need not say so.
-export UV_LINK_MODE := copy
+# One copy on disk for the cache and all environments: they are in this folder, on one file system.
+export UV_LINK_MODE := hardlink
 UV := .venv-uv/bin/uv
 # The libraries call home, and DataHub's CLI writes to ~, unless told otherwise.
 QUIET := HOME=$(CURDIR)/.home DATAHUB_TELEMETRY_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true
@@ -22,8 +22,9 @@ help:  ## list the targets
 
 .venv-uv/done: requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 10) else 0)'
+	@mkdir -p .home
 	$(PYTHON) -m venv --clear .venv-uv
-	.venv-uv/bin/python -m pip install --quiet --require-hashes -r requirements/uv.txt
+	HOME=$(CURDIR)/.home .venv-uv/bin/python -m pip install --quiet --require-hashes -r requirements/uv.txt
 	@touch $@
 
 .venv/done: requirements/dev.txt pyproject.toml .venv-uv/done
@@ -63,16 +64,26 @@ test-matrix: .venv/done .venv-server-2.10/done .venv-server-2.22/done  ## agains
 .PHONY: test-oldest
 test-oldest: .venv/done .venv-oldest/done  ## with the oldest release of every dependency that pyproject.toml allows
 	$(UV) pip install --quiet --python .venv-oldest/bin/python --no-deps --editable .
-	$(QUIET) SERVER_PYTHON=$(CURDIR)/$(BIN)/python .venv-oldest/bin/pytest -p no:cacheprovider -m "not builtin and not matrix" \
+	$(QUIET) SERVER_PYTHON=$(CURDIR)/$(BIN)/python .venv-oldest/bin/pytest -p no:cacheprovider -W "ignore:pkg_resources is deprecated" -m "not builtin and not matrix" \
 	  --ignore tests/unit/test_docs.py tests/unit tests/integration/test_removal.py tests/integration/test_bad_input.py
 
 .PHONY: demo
 demo: .venv/done  ## a real MLflow server, filled by real training, ingested and shown as a tree
 	$(QUIET) $(BIN)/python -m demo
 
+.PHONY: try
+try: .venv/done  ## the MLflow of MLFLOW_TRACKING_URI into a catalog in one file, .try/datahub.db, shown as a tree
+	@mkdir -p .try
+	$(QUIET) DEMO_CATALOG=$(CURDIR)/.try/datahub.db $(BIN)/datahub ingest -c recipes/demo.yml
+	$(QUIET) $(BIN)/python -m demo .try/datahub.db
+
 .PHONY: benchmark
 benchmark: .venv/done .venv-builtin/done  ## ours against the built-in and the framework's ceiling
 	$(QUIET) $(BIN)/python -m benchmarks
+
+.PHONY: benchmark-scale
+benchmark-scale: .venv/done  ## MLflow's database read beside all other ways, and what more runs cost
+	$(QUIET) $(BIN)/python -m benchmarks.scale
 
 .PHONY: docs
 docs: .venv/done  ## renew the generated reference and the recipe's JSON schema
@@ -92,4 +103,4 @@ lock: .venv-uv/done  ## renew the lock files in requirements/
 
 .PHONY: clean
 clean:  ## remove everything that was built here
-	rm -rf .venv* .cache .home .demo .bench dist build .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf .venv* .cache .home .demo .try .bench dist build .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -10,6 +10,8 @@ from typing import Any
 
 from datahub.ingestion.run.pipeline import Pipeline
 
+from datahub_mlflow_source.report import MlflowSourceReport
+
 
 class OfflinePipeline(Pipeline):
     """As the framework's, but asks nobody on the internet for the newest version of DataHub."""
@@ -25,8 +27,13 @@ def main(recipe: Path) -> dict[str, Any]:
     pipeline.run()
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
     pipeline.raise_from_status()
-    units = pipeline.source.get_report().events_produced
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "units": units}
+    report = pipeline.source.get_report()
+    found = {"seconds": seconds, "cpu_seconds": cpu_seconds, "units": report.events_produced}
+    if isinstance(report, MlflowSourceReport):
+        found |= {"requests": report.requests_sent}
+        if report.query_p95_millis is not None:
+            found |= {"p95_ms": report.query_p95_millis, "slowest_ms": report.query_slowest_millis or 0.0}
+    return found
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ class Results:
                 rows.append([f"{sink}: {source}", str(rounds), *seconds, *counts])
             ratios = [f"{ratio:.2f} x" for ratio in self._built_in_over_ours(sink).values()]
             rows.append([f"{sink}: built-in / ours", "", *ratios])
-        return _table(header, rows)
+        return table(header, rows)
 
     def _pipeline_table(self) -> Iterable[str]:
         header = ["`Pipeline.run()` alone", "rounds", "work units", "s", "per s", "CPU s", "per CPU s"]
@@ -135,14 +135,14 @@ class Results:
             shares = self._shares_of_ceiling(sink)
             by_wall, by_cpu = ["", f"{shares['share_of_ceiling']:.0%}"], ["", f"{shares['share_by_cpu']:.0%}"]
             rows.append([f"{sink}: ours / replay", "", "", *by_wall, *by_cpu])
-        return _table(header, rows)
+        return table(header, rows)
 
     @staticmethod
     def _rounds(measured: Sequence[Ingestion | PipelineRun], source: str, sink: str) -> int:
         return sum((one.source, one.sink) == (source, sink) for one in measured)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
     """Markdown, padded; the first column to the left, numbers to the right."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
 

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+import re
+from urllib.parse import urlsplit, urlunsplit
 
-_DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mariadb", "mssql", "oracle")
+_DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mariadb")
+_OTHER_DATABASES = ("mssql", "oracle", "cockroachdb")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def scheme_of(uri: str) -> str:
     """`https` of `https://…`; also `databricks`, which may stand alone. "" for a path."""
     scheme, colon, _ = uri.strip().partition(":")
     return scheme.lower() if colon or scheme.lower() in ("databricks", "databricks-uc") else ""
+
+
+def without_secrets(url: str) -> str:
+    """The web address without user, password, query, fragment and slash at the end. Raises ValueError: it is none."""
+    parts = urlsplit(url.strip())
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+
+
+def is_database(uri: str) -> bool:
+    """Whether this is the address of a database that can be read."""
+    return scheme_of(uri).split("+")[0] in _DATABASES
+
+
+def why_no_database(key: str, uri: str) -> str | None:
+    """Why what stands under this key can't be read as a database; None if it can. It is not repeated."""
+    if is_database(uri):
+        return None
+    return (
+        f"`{key}` must be a database of PostgreSQL, MySQL, MariaDB or SQLite, like postgresql://user@host:5432/mlflow. "
+        "The address of an MLflow server goes into `tracking_uri`"
+    )
 
 
 def why_not(key: str, uri: str) -> str | None:
@@ -28,10 +52,12 @@ def why_not(key: str, uri: str) -> str | None:
             f"`{key}`: models in Unity Catalog are read by DataHub's own source, type `unity-catalog` "
             "(`include_ml_models`). For the workspace's experiments and registry use `databricks`."
         )
-    if scheme.split("+")[0] in _DATABASES:
+    if is_database(uri):
+        return None
+    if scheme.split("+")[0] in _OTHER_DATABASES:
         return (
-            f"`{key}` is a database ({scheme}). Reading MLflow's database directly is not supported yet: "
-            "give the address of the `mlflow server` that runs on it, like https://mlflow.example.com"
+            f"`{key}` is a database ({scheme.split('+')[0]}) of a kind that can't be read directly: give the address "
+            "of the `mlflow server` that runs on it, like https://mlflow.example.com"
         )
     if scheme in ("file", ""):
         return (
@@ -39,9 +65,11 @@ def why_not(key: str, uri: str) -> str | None:
             "with `mlflow migrate-filestore`, run `mlflow server` on that, and give the server's address here, "
             "like https://mlflow.example.com"
         )
+    if not _SCHEME.match(uri.strip()):  # a forgotten one: what stands before the first colon may be a secret
+        return f"`{key}` should look like https://mlflow.example.com"
     return (
-        f"`{key}` has the scheme `{scheme}`, which is none of http, https, databricks. "
-        "It should look like https://mlflow.example.com"
+        f"`{key}` has the scheme `{scheme}`, which is none of http, https, databricks, postgresql, "
+        "mysql, mariadb, sqlite. It should look like https://mlflow.example.com"
     )
 
 

@@ -17,9 +17,18 @@ from datahub.configuration.source_common import EnvConfigMixin, PlatformInstance
 from datahub.emitter.mce_builder import DEFAULT_ENV
 from datahub.ingestion.source.state.stale_entity_removal_handler import StatefulStaleMetadataRemovalConfig
 from datahub.ingestion.source.state.stateful_ingestion_base import StatefulIngestionConfigBase
-from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PositiveInt,
+    PrivateAttr,
+    TypeAdapter,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from datahub_mlflow_source.addresses import why_not
+from datahub_mlflow_source.addresses import scheme_of, why_no_database, why_not, without_secrets
 from datahub_mlflow_source.errors import RecipeError
 
 try:
@@ -29,6 +38,10 @@ except ImportError:  # an acryl-datahub without `datahub recipe probe`: nobody r
 
 if TYPE_CHECKING:
     from datahub.ingestion.agent.verdicts import Verdict, VerdictContext
+
+_LONGEST_INSTANCE = 100  # characters: as part of a URN, which has 512 bytes and holds a name too
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_OF_EACH_REQUEST = frozenset({"connection", "content-length", "transfer-encoding"})
 
 
 class RecipeModel(ConfigModel):
@@ -90,6 +103,20 @@ class TlsConfig(RecipeModel):
         return self
 
 
+class DatabaseConfig(RecipeModel):
+    """How MLflow's database is read: never writing, and with no transaction open while DataHub is waited for."""
+
+    statement_timeout_seconds: float = Field(
+        default=60,
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="How long one statement may take. All are short, by key and a page at a time: one that takes "
+        "longer is a sign of load, or of a lost index.",
+    )
+    pool_size: PositiveInt = Field(default=2, description="Connections to the database at most, at a time.")
+
+
 class LimitsConfig(RecipeModel):
     """How much of one entity is sent. What is cut is counted in the report, with examples.
 
@@ -124,6 +151,7 @@ class RemovalConfig(StatefulStaleMetadataRemovalConfig, RecipeModel):
         default=75.0,
         ge=0.0,
         le=100.0,
+        allow_inf_nan=False,
         description="Removes nothing, and fails, where more than so many percent of what was there would go: a lost "
         "permission or a slip in a pattern look like that. 100 switches it off.",
     )
@@ -141,25 +169,40 @@ class MlflowSourceConfig(
     tracking_uri: str | None = Field(
         default=None,
         description="The MLflow tracking server, `https://mlflow.example.com` (a path behind it is fine), or "
-        "`databricks` / `databricks://<profile>` with Databricks' own credentials. Falls back to "
-        "`MLFLOW_TRACKING_URI`. Put no password into it: DataHub stores this key in clear.",
+        "`databricks` / `databricks://<profile>` with Databricks' own credentials, or MLflow's database, as in "
+        "`backend_store_uri`. Falls back to `MLFLOW_TRACKING_URI`. Put no password into it: DataHub stores this key in "
+        "clear.",
     )
     registry_uri: str | None = Field(
         default=None,
         description="The model registry, where it is on another server than the experiments. Credentials and "
         "headers are sent there too. Falls back to `MLFLOW_REGISTRY_URI`, else `tracking_uri`.",
     )
+    backend_store_uri: str | None = Field(
+        default=None,
+        description="MLflow's database, to read it there and not through the server: "
+        "`postgresql://user@host:5432/mlflow`, `mysql://…`, `sqlite:////data/mlflow.db`, with the driver's own options "
+        "behind a `?` (`sslmode=verify-full`). Much faster, and spares the server. A user that may only SELECT is "
+        "enough, and a replica best. With a server in `tracking_uri`, links in DataHub lead there. Put no password "
+        "into it: DataHub stores this key in clear.",
+    )
+    backend_store_password: TransparentSecretStr | None = Field(
+        default=None, description="Password of the user in `backend_store_uri` (or in a database as `tracking_uri`)."
+    )
+    database: DatabaseConfig = Field(
+        default_factory=DatabaseConfig, description="How MLflow's database is read, where it is."
+    )
     base_external_url: str | None = Field(
         default=None,
         description="Where people open MLflow in a browser, when that is not `tracking_uri`: links in DataHub "
-        "start with it.",
+        "start with it. A password or `?query` in it is left out, as everybody sees the links.",
     )
     username: str | None = Field(
         default=None, description="User name for basic authentication. Falls back to `MLFLOW_TRACKING_USERNAME`."
     )
     password: TransparentSecretStr | None = Field(
         default=None,
-        description="Password for basic authentication, needed with `username`. "
+        description="Password for basic authentication, needed with a user name. "
         "Falls back to `MLFLOW_TRACKING_PASSWORD`.",
     )
     token: TransparentSecretStr | None = Field(
@@ -180,6 +223,8 @@ class MlflowSourceConfig(
     timeout_seconds: float = Field(
         default=120,
         gt=0,
+        le=86_400,
+        allow_inf_nan=False,
         description="How long one request may take until MLflow starts to answer. The first request, which finds "
         "out whether MLflow is there at all, has its own of 10 seconds at most.",
     )
@@ -194,8 +239,8 @@ class MlflowSourceConfig(
         default=1000,
         ge=1,
         le=50_000,
-        description="Runs, experiments or versions per request (registered models: at most 1000, MLflow's own "
-        "limit). Lower it when a gateway in between times out.",
+        description="Runs, experiments or versions per request (registered models, and whatever is read from a "
+        "database: at most 1000). Lower it when a gateway in between times out.",
     )
 
     # --- naming ---
@@ -203,7 +248,7 @@ class MlflowSourceConfig(
         default=None,
         description="Name of this MLflow deployment in DataHub. Needed where several go into one DataHub: their "
         "experiments and models of the same name would be one entity there. It is part of nearly every URN, so "
-        "setting or changing it makes new entities of everything.",
+        "setting or changing it makes new entities of everything. At most 100 characters; no comma and no brackets.",
     )
     env: str = Field(
         default=DEFAULT_ENV,
@@ -292,6 +337,18 @@ class MlflowSourceConfig(
         "Needs `pipeline_name` in the recipe. What could not be read because of an error is never removed.",
     )
 
+    _base_external_url_was_cleaned: bool = PrivateAttr(default=False)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What stands in the recipe and should not, without showing it."""
+        if not self._base_external_url_was_cleaned:
+            return ()
+        return (
+            "`base_external_url` holds a user name, password or query, which DataHub stores in clear. Links are made "
+            "without: take it out of the recipe",
+        )
+
     @classmethod
     def _accepted_for_other_recipes(cls) -> tuple[str, ...]:
         return ("experiments", "include_run_details")
@@ -334,19 +391,65 @@ class MlflowSourceConfig(
             raise RecipeError(refusal)
         return uri
 
+    @field_validator("backend_store_uri")
+    @classmethod
+    def _is_database(cls, uri: str | None) -> str | None:
+        refusal = why_no_database("backend_store_uri", uri) if uri else None
+        if refusal:
+            raise RecipeError(refusal)
+        return uri
+
     @field_validator("base_external_url")
     @classmethod
     def _is_web_address(cls, url: str | None) -> str | None:
-        if url and urlsplit(url).scheme not in ("http", "https"):
+        if not url:
+            return None
+        if scheme_of(url) not in ("http", "https"):
             raise RecipeError("must start with http:// or https://, as it does in a browser")
-        return url.rstrip("/") if url else None
+        refusal = why_not("base_external_url", url)
+        if refusal:
+            raise RecipeError(refusal)
+        return url.strip()
+
+    @model_validator(mode="after")
+    def _links_hold_no_secret(self) -> MlflowSourceConfig:
+        if self.base_external_url:
+            given = urlsplit(self.base_external_url)
+            self.base_external_url = without_secrets(self.base_external_url)
+            self._base_external_url_was_cleaned = "@" in given.netloc or bool(given.query)
+        return self
+
+    @field_validator("platform_instance")
+    @classmethod
+    def _is_part_of_a_urn(cls, name: str | None) -> str | None:
+        if not name:
+            return None
+        if len(name) > _LONGEST_INSTANCE:
+            raise RecipeError(f"`platform_instance` has {len(name)} characters: {_LONGEST_INSTANCE} are allowed")
+        if name != name.strip() or not name.isprintable() or not set(name).isdisjoint(",()␟"):
+            raise RecipeError(
+                "`platform_instance` is part of URNs: no comma, brackets, control characters, nor blanks at its ends"
+            )
+        return name
+
+    @field_validator("headers", "headers_secret", mode="before")
+    @classmethod
+    def _names_can_be_sent(cls, headers: Any, info: ValidationInfo) -> Any:
+        """Before the values are looked at, whose errors show the name; and it may be the secret, in a wrong place."""
+        key = info.field_name
+        for name in headers if isinstance(headers, dict) else ():
+            if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+                which = repr(name) if key == "headers" else "one of the names"
+                raise RecipeError(f"`{key}`: {which} is no name of an HTTP header")
+            if name.lower() in _OF_EACH_REQUEST:
+                raise RecipeError(f"`{key}`: {name} is set by each request itself, leave it out")
+        return headers
 
     @model_validator(mode="after")
     def _credentials_belong_together(self) -> MlflowSourceConfig:
-        if bool(self.username) != bool(self.password):
-            raise RecipeError("`username` and `password` must be set together")
-        if self.username and self.token:
-            raise RecipeError("`token` and `username` are two ways to log in: choose one")
+        if self.token and (self.username or self.password):
+            other = "username" if self.username else "password"
+            raise RecipeError(f"`token` and `{other}` are two ways to log in: choose one")
         twice = {name.lower() for name in self.headers} & {name.lower() for name in self.headers_secret}
         if twice:
             raise RecipeError(f"in both `headers` and `headers_secret`: {', '.join(sorted(twice))}")
@@ -382,6 +485,9 @@ def _pattern_of_globs(experiments: Any, values: dict[str, Any]) -> dict[str, lis
     if "experiment_pattern" in values:
         raise RecipeError("`experiments` and `experiment_pattern` say the same: keep `experiment_pattern`")
     entries = experiments if isinstance(experiments, list) else []
+    unknown = {str(key) for entry in entries if isinstance(entry, dict) for key in entry} - {"name"}
+    if unknown:
+        raise RecipeError(f"unknown key `{min(unknown)}` in `experiments`. {_nearest(min(unknown), ['name'])}")
     globs = [entry.get("name") if isinstance(entry, dict) else entry for entry in entries]
     named = [glob for glob in globs if isinstance(glob, str)]
     if not named or len(named) < len(globs):

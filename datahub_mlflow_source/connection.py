@@ -6,6 +6,7 @@ They are read and never written: DataHub runs other things in the same process.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator, Mapping
 from configparser import ConfigParser
@@ -13,18 +14,19 @@ from configparser import Error as ConfigParserError
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from datahub_mlflow_source.addresses import scheme_of, why_not
+from datahub_mlflow_source.addresses import is_database, scheme_of, why_not, without_secrets
+from datahub_mlflow_source.backend_store import DatabaseConnection, database_connection
 from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.errors import RecipeError
 
 _DATABRICKS_ANSWERS_WITHIN = 8  # seconds; databricks-sdk by itself tries for five minutes to learn about the host
 _TRUE = ("true", "1")  # MLflow's _BooleanEnvironmentVariable
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_SHORTEST_HIDDEN = 4  # characters of a secret that is searched for: a shorter one is in every other word
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
 
 
@@ -39,6 +41,7 @@ class Connection:
     cert: str | tuple[str, str] | None = None
     timeout_seconds: float = 120
     max_retries: int = 3
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)  # as a server might repeat them in its answers
 
     @property
     def host(self) -> str:
@@ -46,14 +49,22 @@ class Connection:
         return urlsplit(self.url).netloc
 
 
+class PasswordAuth(HTTPBasicAuth):
+    """User name and password, in UTF-8 as MLflow's server reads them: `requests` would take Latin-1 for a str."""
+
+    def __init__(self, username: str, password: str) -> None:
+        super().__init__(username.encode(), password.encode())
+        self.secrets = (password, base64.b64encode(f"{username}:{password}".encode()).decode())
+
+
 class BearerAuth(AuthBase):
     """A token in the Authorization header. As `auth` and no plain header, or a ~/.netrc would replace it."""
 
     def __init__(self, token: str) -> None:
-        self._token = token
+        self.secrets = (token,)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
+        request.headers["Authorization"] = f"Bearer {self.secrets[0]}"
         return request
 
 
@@ -69,6 +80,7 @@ class DatabricksAuth(AuthBase):
 
     def __init__(self, sdk_config: Any) -> None:
         self._sdk_config = sdk_config
+        self.secrets = tuple(filter(None, (sdk_config.token, sdk_config.client_secret)))
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         try:
@@ -78,10 +90,54 @@ class DatabricksAuth(AuthBase):
         return request
 
 
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Where MLflow is. Each pair is for experiments and runs, and for the registry: often the same.
+
+    With databases, those are read, and servers are only linked to.
+    """
+
+    servers: tuple[Connection, Connection] | None
+    databases: tuple[DatabaseConnection, DatabaseConnection] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def deployment(config: MlflowSourceConfig, environment: Mapping[str, str]) -> Deployment:
+    """What the recipe and MLflow's variables point to.
+
+    Raises:
+        RecipeError: for an address that can't be read, saying what to do instead.
+    """
+    tracking_key, tracking_uri = _address("tracking_uri", config.tracking_uri, environment)
+    registry_key, registry_uri = _address("registry_uri", config.registry_uri, environment)
+    store_key, store_uri = "backend_store_uri", config.backend_store_uri
+    if not store_uri and tracking_uri and is_database(tracking_uri):
+        store_key, store_uri = tracking_key, tracking_uri
+    if not store_uri:
+        tracking, registry, warnings = connections(config, environment)
+        return Deployment((tracking, registry), warnings=warnings + config.warnings)
+    store, warnings = database_connection(store_key, store_uri, config)
+    registry_store = store
+    if registry_uri and is_database(registry_uri) and registry_uri != store_uri:
+        registry_store, more_warnings = database_connection(registry_key, registry_uri, config)
+        warnings += more_warnings
+    elif registry_uri and registry_uri not in (tracking_uri, store_uri):
+        raise RecipeError(
+            f"`{registry_key}` is a server, and `{store_key}` a database: where the registry is elsewhere, give its "
+            f"database as `{registry_key}`, or read both over REST"
+        )
+    servers = None
+    if tracking_uri and not is_database(tracking_uri):
+        tracking, more_warnings = _connection(tracking_key, tracking_uri, config, environment)
+        servers = (tracking, tracking)
+        warnings += more_warnings
+    return Deployment(servers, (store, registry_store), warnings + config.warnings)
+
+
 def connections(
     config: MlflowSourceConfig, environment: Mapping[str, str]
 ) -> tuple[Connection, Connection, tuple[str, ...]]:
-    """The tracking server, the registry (often the same), and warnings about the recipe.
+    """Over REST: the tracking server, the registry (often the same), and warnings about the recipe.
 
     Raises:
         RecipeError: for an address that can't be read, saying what to do instead.
@@ -110,8 +166,10 @@ def _connection(
     key: str, uri: str, config: MlflowSourceConfig, environment: Mapping[str, str]
 ) -> tuple[Connection, tuple[str, ...]]:
     refusal = why_not(key, uri)
-    if refusal:
-        raise RecipeError(refusal)
+    if refusal or is_database(uri):
+        raise RecipeError(
+            refusal or f"`{key}` is a database, and `tracking_uri` a server: use `backend_store_uri` for both"
+        )
     if scheme_of(uri) == "databricks":
         return _databricks_connection(key, uri, config, environment), ()
     return _http_connection(key, uri.strip(), config, environment)
@@ -122,18 +180,27 @@ def _http_connection(
 ) -> tuple[Connection, tuple[str, ...]]:
     parts = urlsplit(uri)
     warnings: tuple[str, ...] = ()
-    auth = _recipe_auth(config)
+    auth = _recipe_auth(config, environment)
     if parts.username or parts.password:
         if key in MlflowSourceConfig.model_fields:
             warnings = (
                 f"`{key}` holds a user name or password, which DataHub stores in clear: "
                 "use `username` and `password` (or `token`), with a ${VARIABLE} for the secret",
             )
-        auth = auth or _basic(unquote(parts.username or ""), unquote(parts.password or ""))
+        auth = auth or PasswordAuth(unquote(parts.username or ""), unquote(parts.password or ""))
     auth = auth or _environment_auth(environment)
-    host = parts.netloc.rpartition("@")[2]
-    url = urlunsplit((parts.scheme.lower(), host, parts.path.rstrip("/"), "", ""))
-    return replace(_settings(config, environment), url=url, auth=auth), warnings
+    secrets = _secrets(auth, config)
+    return replace(_settings(config, environment), url=without_secrets(uri), auth=auth, secrets=secrets), warnings
+
+
+def _secrets(auth: AuthBase | None, config: MlflowSourceConfig) -> frozenset[str]:
+    """What is sent to let us in: as plain text, and as basic authentication writes it."""
+    values = [value.get_secret_value().strip() for value in config.headers_secret.values()]
+    values += [value.strip() for name, value in config.headers.items() if name.lower() == "authorization"]
+    found = {part for value in values for part in (value, value.rpartition(" ")[2])}  # with and without "Bearer"
+    if isinstance(auth, (PasswordAuth, BearerAuth, DatabricksAuth)):
+        found.update(auth.secrets)
+    return frozenset(secret for secret in found if len(secret) >= _SHORTEST_HIDDEN)
 
 
 def _settings(config: MlflowSourceConfig, environment: Mapping[str, str]) -> Connection:
@@ -141,9 +208,10 @@ def _settings(config: MlflowSourceConfig, environment: Mapping[str, str]) -> Con
     tls = config.tls
     asked_to_trust = environment.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in _TRUE
     insecure = asked_to_trust and "verify" not in tls.model_fields_set
-    ca_bundle = _file("tls.ca_bundle", tls.ca_bundle) or _file(
-        "MLFLOW_TRACKING_SERVER_CERT_PATH", environment.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
-    )
+    ca_bundle = _file("tls.ca_bundle", tls.ca_bundle)
+    if tls.verify and not ca_bundle:
+        name = "MLFLOW_TRACKING_SERVER_CERT_PATH"
+        ca_bundle = _file(name, environment.get(name))
     cert = _file("tls.client_cert", tls.client_cert) or _file(
         "MLFLOW_TRACKING_CLIENT_CERT_PATH", environment.get("MLFLOW_TRACKING_CLIENT_CERT_PATH")
     )
@@ -168,8 +236,6 @@ def _headers(config: MlflowSourceConfig) -> Iterator[tuple[str, str]]:
     secret = {name: value.get_secret_value() for name, value in config.headers_secret.items()}
     for key, headers in (("headers", config.headers), ("headers_secret", secret)):
         for name, value in headers.items():
-            if not _HEADER_NAME.fullmatch(name):
-                raise RecipeError(f"`{key}`: {name!r} is no name of an HTTP header")
             yield name, _header_value(f"{key}.{name}", value)
 
 
@@ -181,9 +247,17 @@ def _header_value(key: str, value: str) -> str:
     return value
 
 
-def _recipe_auth(config: MlflowSourceConfig) -> AuthBase | None:
-    if config.username and config.password:
-        return _basic(config.username, config.password.get_secret_value())
+def _recipe_auth(config: MlflowSourceConfig, environment: Mapping[str, str]) -> AuthBase | None:
+    """User name or password may be the environment's, where the recipe has the other one."""
+    if config.username or config.password:
+        username = config.username or environment.get("MLFLOW_TRACKING_USERNAME")
+        in_recipe = config.password.get_secret_value() if config.password else None
+        password = in_recipe or environment.get("MLFLOW_TRACKING_PASSWORD")
+        if not username or not password:
+            there, missing = ("password", "username") if in_recipe else ("username", "password")
+            variable = f"MLFLOW_TRACKING_{missing.upper()}"
+            raise RecipeError(f"`{there}` is set, but neither `{missing}` nor {variable}: it takes both to log in")
+        return PasswordAuth(username, password)
     if config.token:
         return _bearer("token", config.token.get_secret_value())
     names = {name.lower() for name in (*config.headers, *config.headers_secret)}
@@ -195,22 +269,17 @@ def _environment_auth(environment: Mapping[str, str]) -> AuthBase | None:
     username = environment.get("MLFLOW_TRACKING_USERNAME")
     password = environment.get("MLFLOW_TRACKING_PASSWORD")
     if username and password:
-        return _basic(username, password)
+        return PasswordAuth(username, password)
     if token := environment.get("MLFLOW_TRACKING_TOKEN"):
         return _bearer("MLFLOW_TRACKING_TOKEN", token)
     from_file = _credentials_file(environment)
     username = username or from_file.get("mlflow_tracking_username")
     password = password or from_file.get("mlflow_tracking_password")
-    return _basic(username, password) if username and password else None
+    return PasswordAuth(username, password) if username and password else None
 
 
 def _bearer(key: str, token: str) -> BearerAuth:
     return BearerAuth(_header_value(key, token))
-
-
-def _basic(username: str, password: str) -> HTTPBasicAuth:
-    # `requests` would encode a str as Latin-1 and fail on anything else; MLflow's server reads UTF-8.
-    return HTTPBasicAuth(username.encode(), password.encode())
 
 
 def _credentials_file(environment: Mapping[str, str]) -> Mapping[str, str]:
@@ -253,5 +322,6 @@ def _databricks_connection(
         raise RecipeError(f"`{key}`: Databricks' configuration can't be used: {error}") from error
     if not sdk_config.host:
         raise RecipeError(f"`{key}`: Databricks' configuration names no host. Check DATABRICKS_HOST")
+    auth = DatabricksAuth(sdk_config)
     settings = _settings(config, environment)
-    return replace(settings, url=str(sdk_config.host).rstrip("/"), auth=DatabricksAuth(sdk_config))
+    return replace(settings, url=str(sdk_config.host).rstrip("/"), auth=auth, secrets=_secrets(auth, config))

@@ -15,6 +15,7 @@ from datahub.ingestion.api.workunit import MetadataWorkUnit
 from datahub.ingestion.graph.client import DataHubGraph
 from datahub.metadata.schema_classes import StatusClass
 from datahub.metadata.urns import Urn
+from datahub.utilities.file_backed_collections import FileBackedDict
 from datahub.utilities.urns.error import InvalidUrnError
 
 from datahub_mlflow_source.mapping.datasets import (
@@ -39,7 +40,7 @@ from datahub_mlflow_source.mapping.urns import (
 )
 from datahub_mlflow_source.readers.base import Reader, RunScope
 from datahub_mlflow_source.records import Experiment, ModelVersion, RegisteredModel, Run, Unreadable
-from datahub_mlflow_source.removal import RemovalGuard
+from datahub_mlflow_source.removal import ASKING_FAILED, RemovalGuard
 from datahub_mlflow_source.report import MlflowSourceReport, Tally
 from datahub_mlflow_source.versions import VersionIndex
 
@@ -62,6 +63,7 @@ class Selection:
     include_runs: Literal["all", "registered", "none"]
     include_datasets: bool
     stage_tags: bool
+    patches: bool  # whether they go where patches are understood: not a file, not DataHub Lite
 
 
 class Ingestion:
@@ -74,20 +76,23 @@ class Ingestion:
         selection: Selection,
         guard: RemovalGuard,
         report: MlflowSourceReport,
-        graph: DataHubGraph | None,
+        graph: DataHubGraph | None,  # DataHub's server, if it can be asked
     ) -> None:
         self._reader = reader
         self._rules = rules
         self._selection = selection
         self._guard = guard
         self._report = report
-        self._graph = graph  # None: the catalog takes no patches (a file, DataHub Lite)
+        self._graph = graph
         self._experiments: dict[str, Experiment] = {}
         self._models: list[RegisteredModel] = []
         self._versions = VersionIndex()
-        self._datasets: dict[str, tuple[tuple[int, str], InputDataset]] = {}
+        # With their schemas, of which a thousand may be a gigabyte: the rest is in a temporary file.
+        self._datasets: FileBackedDict[tuple[tuple[int, str], InputDataset]] = FileBackedDict(cache_max_size=1000)
         self._registry = registry_urn(rules.naming)
-        self._runs_broke_off = False
+        self._runs_missing = False  # some could not be read, and nobody knows which
+        self._unreadable_runs: set[str] = set()
+        self._nameless_runs = 0  # unreadable ones whose id was not found out
 
     def work_units(self) -> Units:
         """All of it, in the order in which DataHub wants it."""
@@ -99,13 +104,15 @@ class Ingestion:
         yield from self._versions_left()
         yield from self._all_datasets()
         yield from self._all_models()
-        yield from self._guard.work_units(self._experiments.values())
+        yield from self._guard.work_units(self._experiments.values(), str(self._registry))
+        self._versions.close()
+        self._datasets.close()
 
     # --- what is walked ---
 
     def _stage_tags(self) -> Units:
         for tag in stage_tags() if self._selection.stage_tags else ():
-            if self._graph and self._graph.exists(str(tag.urn)):
+            if self._exists(str(tag.urn)):
                 # People may have given it another text or colour, which are not ours to replace.
                 yield from self._work_units(Entity(tag.urn, [alive()]))
             else:
@@ -181,25 +188,39 @@ class Ingestion:
             partial(run_urn, run.run_id, self._rules.naming),
             lambda: map_run(run, self._experiment_of(run), versions, self._inputs(run), self._rules),
         )
+        if tally.sent == sent:
+            self._unreadable_runs.add(run.run_id)
         yield from self._versions_of(run, run_is_sent=tally.sent > sent)
 
     def _versions_of(self, run: Run, *, run_is_sent: bool) -> Units:
         for version in self._versions.take(run.run_id):
             if run_is_sent:
                 self._versions.run_sent(version)
+            elif run.run_id in self._unreadable_runs and self._stays_as_it_was(version):
+                continue
             yield from self._version(version, run, run_is_sent)
 
     def _versions_left(self) -> Units:
         """Versions without a run, and those whose run MLflow has no more or can't serve."""
         for version in self._versions.take_all():
-            if version.run_id and self._runs_broke_off:
-                # Its params and metrics are the run's, which may well be there: better as it was than without.
-                self._guard.keep(str(model_version_urn(version.name, version.version, self._rules.naming)))
-                self._report.versions.failed += 1
+            run_unread = self._runs_missing or version.run_id in self._unreadable_runs
+            if version.run_id and run_unread and self._stays_as_it_was(version):
                 continue
             yield from self._version(version, None, run_is_sent=False)
 
+    def _stays_as_it_was(self, version: ModelVersion) -> bool:
+        """Where part of what belongs to it could not be read: if DataHub has it, better as it was than without that."""
+        urn = str(model_version_urn(version.name, version.version, self._rules.naming))
+        if not self._guard.knows(urn):
+            return False
+        self._guard.keep(urn)
+        self._report.versions.failed += 1
+        return True
+
     def _version(self, version: ModelVersion, run: Run | None, run_is_sent: bool) -> Units:
+        if not version.aliases_known and self._stays_as_it_was(version):
+            return
+
         def mapped() -> Entity:
             inputs = self._inputs(run) if run and run_is_sent else []
             return map_version(version, run, run_is_sent, inputs, self._registry, self._rules)
@@ -210,7 +231,7 @@ class Ingestion:
         if not self._selection.stage_tags or self._report.versions.sent == sent:
             return
         urn = make_urn()
-        if self._graph:
+        if self._selection.patches:
             for proposal in stage_patch(urn, version.stage):
                 yield MetadataWorkUnit(id=f"{urn}-stage", mcp_raw=proposal)
         elif tags := stage_aspect(version.stage):
@@ -227,7 +248,7 @@ class Ingestion:
             if platform:
                 platforms[str(platform.urn)] = platform
         for urn, platform in sorted(platforms.items()):
-            if not (self._graph and self._graph.exists(urn)):
+            if not self._exists(urn):
                 for aspect in platform.aspects:
                     proposal = MetadataChangeProposalWrapper(entityUrn=urn, aspect=aspect)
                     yield proposal.as_workunit(is_primary_source=False)
@@ -317,14 +338,26 @@ class Ingestion:
                     return
             yield record
 
+    def _exists(self, urn: str) -> bool:
+        """Whether DataHub has it; where it doesn't answer, it may."""
+        try:
+            return bool(self._graph and self._graph.exists(urn))
+        except ASKING_FAILED as error:
+            logger.warning("DataHub does not say whether it has %s: %s", urn, error)
+            return True
+
     def _unreadable(self, record: Unreadable, tally: Tally) -> None:
-        tally.unreadable += 1
-        if record.kind == "run" and record.listing_broke_off:
-            self._runs_broke_off = True
-        if record.kind == "run" and record.run_id:
-            self._guard.run_unreadable(run_urn(record.run_id, self._rules.naming))
-        else:
-            self._guard.listing_incomplete(record.kind)
+        if record.run_id and record.run_id in self._unreadable_runs:
+            return  # told when it was listed
+        self._keep_what_it_concerns(record)
+        if record.changed_meanwhile:
+            self._report.warning(
+                title="MLflow changed while it was read",
+                message="What may have been passed over stays in DataHub as it was, and is read the next time.",
+                context=f"{record.kind}: {record.what}: {record.reason}",
+            )
+            return
+        self._count(record, tally)
         if record.listing_broke_off:
             self._report.entity_failure(
                 title="A listing broke off",
@@ -337,3 +370,21 @@ class Ingestion:
                 message="MLflow holds it in its database and fails on it. It stays in DataHub as it was.",
                 context=f"{record.kind} {record.what}: {record.reason}",
             )
+
+    def _count(self, record: Unreadable, tally: Tally) -> None:
+        """A run that was counted without a name may get one when a version asks for it."""
+        if record.kind == "run" and not (record.run_id or record.listing_broke_off):
+            self._nameless_runs += 1
+        elif record.run_id and self._nameless_runs:
+            self._nameless_runs -= 1
+            return
+        tally.unreadable += 1
+
+    def _keep_what_it_concerns(self, record: Unreadable) -> None:
+        if record.run_id:
+            self._unreadable_runs.add(record.run_id)
+            self._guard.run_unreadable(run_urn(record.run_id, self._rules.naming))
+            return
+        self._guard.listing_incomplete(record.kind)
+        if record.kind == "experiment" or (record.kind == "run" and not record.changed_meanwhile):
+            self._runs_missing = True

@@ -17,7 +17,7 @@ from datahub.ingestion.agent.provider_helpers import ProbeProviderBase, echoed, 
 from datahub.ingestion.agent.verdicts import ProbeArgumentError, ProbeConnectionError, Verdict, VerdictContext
 
 from datahub_mlflow_source.config import MlflowSourceConfig
-from datahub_mlflow_source.connection import Connection, connections
+from datahub_mlflow_source.connection import Connection, deployment
 from datahub_mlflow_source.errors import PageError, RecipeError, ServerError
 from datahub_mlflow_source.readers.http import MlflowHttp
 from datahub_mlflow_source.readers.paging import offset_token
@@ -96,9 +96,11 @@ class MlflowProbe(ProbeProviderBase):
     @_told
     def for_config(cls, config: MlflowSourceConfig) -> "MlflowProbe":
         """Where the recipe points to. Nothing is sent yet."""
-        tracking, registry, warnings = connections(config, os.environ)
-        probe = cls(config, tracking, registry)
-        probe.warnings.extend(warnings)
+        where = deployment(config, os.environ)
+        if not where.servers:
+            raise RecipeError("a database can't be probed: give the MLflow server in `tracking_uri`, beside it")
+        probe = cls(config, *where.servers)
+        probe.warnings.extend(where.warnings)
         return probe
 
     @_told

@@ -89,6 +89,7 @@ class ModelVersion:
     run_link: str
     tags: Tags
     aliases: tuple[str, ...]  # sorted; joined in from the registered model
+    aliases_known: bool = True  # False where that could not be read, or was not there yet when models were listed
 
 
 Kind = Literal["experiment", "run", "registered model", "model version"]
@@ -103,3 +104,4 @@ class Unreadable:
     reason: str
     run_id: str = ""  # where it is a run whose id was found out
     listing_broke_off: bool = False  # True: nobody knows what else is missing
+    changed_meanwhile: bool = False  # True: nothing is wrong, but something may have been passed over this time

@@ -18,12 +18,25 @@ HIDDEN = "***"
 # Says nothing about a person: the account of ssh, and containers and buckets that stand before an @.
 _USER_IS_NO_SECRET = frozenset({"ssh", "git+ssh", "ssh+git", "svn+ssh", "wasb", "wasbs", "abfs", "abfss", "r2"})
 
-# Names that mean a credential wherever `name=` or `"name":` stands, whatever comes before (DB_PASSWORD=).
+# `<word>_token` is a credential (github_token, hf_token), unless the word says that it is a piece of text, a place
+# in a listing, or a number: pad_token, next_token, max_token. A bare `token` is often of a tokenizer.
+_NO_CREDENTIALS = (
+    "additional assistant audio avg begin blank boi bos bot byte char class cls completion context count current"
+    " decoder distillation empty encoder end eod eoi eom eos eot extra fim first forced generated image img input k"
+    " lang language last latent mask masked max mean middle min n new next null num oov output pad padding page patch"
+    " per placeholder prefix prev previous prompt query register role sep separator sot space special start stop suffix"
+    " summary system t target text tgt think thinking time tokenizer tool total trigger unk unknown use video vision"
+    " vocab word"
+)
+_OF_TEXT = "".join(rf"(?<!(?<![a-z]){word}[-_.]token)" for word in _NO_CREDENTIALS.split())
+
+# Names that mean a credential wherever `name=`, `name: ` or `"name":` stands, whatever comes before (DB_PASSWORD=).
 _ALWAYS = (
     r"(?:passw(?:or)?d|passphrase|secret(?:[-_.]?(?:access[-_.]?)?key)?|access[-_.]?key(?:[-_.]?id)?"
     r"|(?:api|private|functions|subscription)[-_.]?key|account[-_.]?key(?:\.[\w.-]{1,100})?"
     r"|shared[-_.]?access[-_.]?(?:key|signature)"
-    r"|(?:access|api|auth|bearer|private|refresh|sas|security|session)[-_.]?token)"
+    r"|(?:access|api|auth|bearer|private|refresh|sas|security|session)[-_.]?token"
+    rf"|token(?<=[a-z\d][-_.]token){_OF_TEXT}|pwd(?<=[a-z\d][-_.]pwd))"
 )
 # Names that mean one only as a parameter: after `?`, `&`, `#` or `;`. A bare `token=` is often of a tokenizer.
 _AS_PARAMETER = (
@@ -49,17 +62,40 @@ _JSON_VALUE = (
     r"|\\\"(?:[^\"\\]|\\\\(?:\\.|[^\\]))*\\\""  # JSON text in a JSON string
 )
 _SWITCH = r"(?!(?:true|false|none|null)\b)"  # use_auth_token=True
+_TYPE = r"(?!(?:bool|false|int|none|null|optional|required|secretstr|str|string|true)(?:[^\w-]|\Z))"  # password: str
+_SCHEME_OF_HEADER = r"(?:aws4-hmac-sha256|basic|bearer|digest|negotiate|token)"  # Authorization: Bearer …
+_BARE_OR_QUOTED = rf"({_QUOTED_VALUE}|{_CONNECTION_VALUE})"
 
 # One group per form, around the value that is to go.
+_NAMED = (
+    rf"{_ALWAYS}(?:(?:[ ]?=[ ]?|%3D){_SWITCH}({_QUOTED_VALUE}|{_QUERY_VALUE})"
+    rf"|\\?[\"'][ ]?:[ ]?({_JSON_VALUE})"
+    rf"|[ ]?:[ ]{{1,8}}{_TYPE}{_BARE_OR_QUOTED})"
+)
+_HEADER = (
+    rf"authorization(?:\\?[\"'][ ]?:[ ]?({_JSON_VALUE})"
+    rf"|[ ]?[:=][ ]{{0,8}}{_SCHEME_OF_HEADER}[ ]{{1,8}}{_BARE_OR_QUOTED}"
+    rf"|(?:[ ]?=[ ]?|[ ]?:[ ]{{1,8}})(?!{_SCHEME_OF_HEADER}\b){_TYPE}{_BARE_OR_QUOTED})"
+)
 _PARAMETER = re.compile(
-    rf";[ ]?(?:{_ALWAYS}|{_AS_PARAMETER})[ ]?=[ ]?({_QUOTED_VALUE}|{_CONNECTION_VALUE})"
+    rf";[ ]?(?:{_ALWAYS}|{_AS_PARAMETER})[ ]?=[ ]?{_BARE_OR_QUOTED}"
     rf"|(?:[?#]|&|%3F|%26|\\u0026)(?:{_ALWAYS}|{_AS_PARAMETER})(?:=|%3D)({_QUERY_VALUE})"
-    rf"|(?=[abfprs]){_ALWAYS}(?:(?:[ ]?=[ ]?|%3D){_SWITCH}({_QUOTED_VALUE}|{_QUERY_VALUE})"
-    rf"|\\?[\"'][ ]?:[ ]?({_JSON_VALUE}))",
+    rf"|(?=[abfprst])(?:{_NAMED}|{_HEADER})",
     re.IGNORECASE | re.DOTALL,
 )
 _HINTS = ("pass", "pwd", "secret", "tok", "key", "sig", "auth", "code", "cred", "jwt", "sas")
-_SECRET_KEY = re.compile(rf"(?:^|[^a-z]){_ALWAYS}\Z", re.IGNORECASE)
+# `--password x`, `--password=x`, and "'--password', 'x'" of a list of arguments.
+_OPTION = re.compile(
+    rf"--([a-z][\w.-]{{0,60}})(?:=|[ ]{{1,8}}(?!-)|[\"'],[ ]?(?=[\"'])){_SWITCH}{_BARE_OR_QUOTED}",
+    re.IGNORECASE | re.DOTALL,
+)
+_NO_COUNT = "".join(rf"(?<!(?<![a-z]){word}[-_.])" for word in ("n", "num", "max", "min", "total"))
+_SECRET_KEY = re.compile(
+    rf"(?:^|[^a-z])(?:(?:db|pg)?{_ALWAYS}|{_NO_COUNT}(?:passwords|secrets|api[-_.]?keys|pwd|credentials?|jwt)"
+    r"|(?:admin|database|db|ldap|mail|pg|proxy|root|smtp|user)[-_.]pass)\Z",
+    re.IGNORECASE,
+)
+_INSIDE_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _CREDENTIAL_NAME = re.compile(rf"(?:.*{_ALWAYS}|{_AS_PARAMETER})", re.IGNORECASE | re.DOTALL)
 
 # `://`, or `:\/\/` as some JSON writers have it; then all up to the last @ before the path. The second form is
@@ -78,15 +114,15 @@ def redact(text: str) -> str:
 
     Cheap where there is nothing to find: two or three `in` tests for an ordinary param.
     """
-    if ":" not in text and "=" not in text:
+    if ":" not in text and "=" not in text and ("-" not in text or "--" not in text):
         return text
     if "@" in text:
         text = _USERINFO.sub(_without_userinfo, text)
         text = _ORACLE.sub(r"\1@", text)
-    if "=" in text or '":' in text or "':" in text or "%3" in text:
-        lowered = text.lower()
-        if any(hint in lowered for hint in _HINTS):
-            text = _PARAMETER.sub(_hidden, text)
+    assigns = "=" in text or ": " in text or '":' in text or "':" in text or "%3" in text or "--" in text
+    if assigns and _may_name_a_credential(text.lower()):
+        text = _PARAMETER.sub(_hidden, text)
+        text = _OPTION.sub(_hidden_option, text) if "--" in text else text
     return text
 
 
@@ -106,14 +142,21 @@ def redact_url(url: str) -> str:
 def is_secret_key(key: str) -> bool:
     """Whether a param or tag of this name is a credential whatever its value: `db_password`, `AWS_SECRET_ACCESS_KEY`.
 
-    Not `token` or `key` alone, which params of tokenizers and sorts are called.
+    Not `token` or `key` alone, which params of tokenizers and sorts are called, nor `pad_token`.
     """
-    return bool(_SECRET_KEY.search(key[-100:]))
+    return bool(_SECRET_KEY.search(_INSIDE_CAMEL_CASE.sub("_", key[-100:])))
 
 
 def names_credential(name: str) -> bool:
     """Whether a field of this name holds a credential: `password`, `api_key`, `X-Amz-Signature`, `token`, …"""
-    return bool(_CREDENTIAL_NAME.fullmatch(name[-200:]))
+    return bool(_CREDENTIAL_NAME.fullmatch(name[-200:])) or is_secret_key(name)
+
+
+def _may_name_a_credential(lowered: str) -> bool:
+    for hint in _HINTS:  # noqa: SIM110 - half as long as `any`
+        if hint in lowered:
+            return True
+    return False
 
 
 def _without_userinfo(match: re.Match[str]) -> str:
@@ -122,6 +165,10 @@ def _without_userinfo(match: re.Match[str]) -> str:
     if scheme and scheme[0].lower() in _USER_IS_NO_SECRET and ":" not in match[1]:
         return match[0]
     return match[0].removesuffix(match[1])
+
+
+def _hidden_option(match: re.Match[str]) -> str:
+    return _hidden(match) if match[1].lower() == "token" or is_secret_key(match[1]) else match[0]
 
 
 def _hidden(match: re.Match[str]) -> str:

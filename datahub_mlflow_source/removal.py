@@ -8,10 +8,13 @@ sent, so that they stay in the state and their real deletion is found later.
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 
+import requests
+from datahub.configuration.common import OperationalError
 from datahub.emitter.mcp import MetadataChangeProposalWrapper
 from datahub.ingestion.api.common import PipelineContext
 from datahub.ingestion.api.workunit import MetadataWorkUnit
@@ -46,9 +49,18 @@ _TYPES_OF: dict[Kind, tuple[str, ...]] = {
     "registered model": (MlModelGroupUrn.ENTITY_TYPE, MlModelUrn.ENTITY_TYPE),
     "model version": (MlModelUrn.ENTITY_TYPE,),
 }
-# Permission that was lost looks like deletion: MLflow leaves out of a search what one may not read. Datasets are
-# not judged so: those of the built-in are all missing on purpose after the change from it.
-_JUDGED_BY_COUNT = (ContainerUrn.ENTITY_TYPE, MlModelGroupUrn.ENTITY_TYPE, MlModelUrn.ENTITY_TYPE)
+# Permission that was lost looks like deletion: MLflow leaves out of a search what one may not read. So what is gone is
+# judged by its share, type by type, and with it what hangs on it. Not judged are datasets by name alone, which the
+# built-in made: they are all missing on purpose after the change from it.
+_KIND_OF: dict[str, Kind] = {
+    ContainerUrn.ENTITY_TYPE: "experiment",
+    DatasetUrn.ENTITY_TYPE: "run",
+    MlModelGroupUrn.ENTITY_TYPE: "registered model",
+    MlModelUrn.ENTITY_TYPE: "model version",
+}
+_OUR_DATASET = re.compile(r"urn:li:dataset:\(urn:li:dataPlatform:mlflow,.*-[0-9a-f]{8},\w+\)", re.DOTALL)
+# What DataHub's client raises when a question is not answered.
+ASKING_FAILED = (requests.RequestException, OperationalError, ValueError)
 _RENAMES_LOOKED_UP = 20
 
 
@@ -71,8 +83,9 @@ class RemovalGuard:
         self._incomplete: set[str] = set()  # entity types
 
     def sent(self, urn: str) -> None:
-        """This entity is there."""
-        self._sent.add(urn)
+        """This entity is there. Remembered only of those that could be missed: memory must not grow with runs."""
+        if urn in self._last_urns:
+            self._sent.add(urn)
 
     def keep(self, urn: str) -> None:
         """This one could not be read or mapped."""
@@ -86,17 +99,35 @@ class RemovalGuard:
         """The datasets of such a run stay: those that DataHub knows of, or all where there is no one to ask."""
         if not self._last_urns:
             return
-        inputs = self._graph.get_aspect(str(urn), DataProcessInstanceInputClass) if self._graph else None
+        try:
+            inputs = self._graph.get_aspect(str(urn), DataProcessInstanceInputClass) if self._graph else None
+        except ASKING_FAILED as error:
+            logger.warning("DataHub does not say what run %s read: %s", urn, error)
+            inputs = None
         if inputs is None:
             self.listing_incomplete("run")
             return
         for edge in inputs.inputEdges or []:
             self.keep(edge.destinationUrn)
 
-    def work_units(self, experiments: Iterable[Experiment]) -> Iterator[MetadataWorkUnit]:
-        """At the end of the ingestion: what keeps alive the entities that must not go."""
+    def knows(self, urn: str) -> bool:
+        """Whether an earlier ingestion sent it, as far as can be found out."""
+        if self._last_urns:
+            return urn in self._last_urns
+        try:
+            return bool(self._graph and self._graph.exists(urn))
+        except ASKING_FAILED as error:
+            logger.warning("DataHub does not say whether it has %s: %s", urn, error)
+            return True
+
+    def work_units(self, experiments: Collection[Experiment], registry: str) -> Iterator[MetadataWorkUnit]:
+        """At the end of the ingestion: what keeps alive the entities that must not go.
+
+        `experiments` are all that MLflow listed, `registry` is the container that is always there.
+        """
         missing = sorted(self._last_urns - self._sent - self._left_to_others())
-        self._judge_by_count([urn for urn in missing if urn not in self._keep])
+        gone = [urn for urn in missing if urn not in self._keep]
+        self._judge_by_count(gone, self._last_urns - {registry}, nothing_listed=not experiments)
         kept = [urn for urn in missing if urn in self._keep or guess_entity_type(urn) in self._incomplete]
         for urn in kept:
             self._report.kept_although_not_read += 1
@@ -126,23 +157,25 @@ class RemovalGuard:
                 handler.add_urn_to_skip(urn)
         return theirs
 
-    def _judge_by_count(self, missing: list[str]) -> None:
-        """Too many of one kind gone at once are a failure, and stay."""
+    def _judge_by_count(self, gone: Iterable[str], all_before: Iterable[str], *, nothing_listed: bool) -> None:
+        """Too many of one kind gone at once are a failure, and stay, with what hangs on them.
+
+        A single one may go, unless MLflow lists nothing at all: not even the experiment that it begins with.
+        """
         threshold = self._config.fail_safe_threshold if self._config else 100.0
-        before = Counter(guess_entity_type(urn) for urn in self._last_urns)
-        gone = Counter(guess_entity_type(urn) for urn in missing)
-        for entity_type in _JUDGED_BY_COUNT:
-            if entity_type in self._incomplete or not before[entity_type]:
+        before, missing = Counter(filter(None, map(_judged, all_before))), Counter(filter(None, map(_judged, gone)))
+        for entity_type, kind in _KIND_OF.items():
+            count, of = missing[entity_type], before[entity_type]
+            if entity_type in self._incomplete or not count or threshold >= 100.0 or (of == 1 and not nothing_listed):
                 continue
-            percent = 100.0 * gone[entity_type] / before[entity_type]
-            if percent > threshold and threshold < 100.0 and before[entity_type] > 1:
-                self._incomplete.add(entity_type)
+            if 100.0 * count / of > threshold:
+                self.listing_incomplete(kind)
                 self._report.entity_failure(
                     title="Too much is gone at once",
                     message="None of it is removed from DataHub, as a lost permission looks the same. Check that this "
                     "user may still read it in MLflow. If it was really deleted, or is left out by the recipe on "
                     "purpose, run once with `stateful_ingestion.fail_safe_threshold: 100`.",
-                    context=f"{gone[entity_type]} of {before[entity_type]} entities of type {entity_type}",
+                    context=f"{count} of {of} entities of type {entity_type}",
                 )
 
     def _tell_renames(self, removed: set[str], experiments: Iterable[Experiment]) -> None:
@@ -152,7 +185,11 @@ class RemovalGuard:
         names = {experiment.experiment_id: experiment.name for experiment in experiments}
         containers = sorted(urn for urn in removed if guess_entity_type(urn) == ContainerUrn.ENTITY_TYPE)
         for urn in containers[:_RENAMES_LOOKED_UP]:
-            was = self._graph.get_aspect(urn, ContainerPropertiesClass)
+            try:
+                was = self._graph.get_aspect(urn, ContainerPropertiesClass)
+            except ASKING_FAILED as error:
+                logger.warning("DataHub does not say how %s was called: %s", urn, error)
+                return
             now = names.get(was.customProperties.get(f"{OURS}experiment_id", "")) if was else None
             if was and now and now != was.name:
                 self._report.info(
@@ -161,3 +198,11 @@ class RemovalGuard:
                     "what people wrote on it.",
                     context=f"{was.name!r} is now {now!r}; old entity {urn}",
                 )
+
+
+def _judged(urn: str) -> str | None:
+    """Its type, if what is gone of that is judged by its share."""
+    entity_type = guess_entity_type(urn)
+    if entity_type == DatasetUrn.ENTITY_TYPE and not _OUR_DATASET.fullmatch(urn):
+        return None
+    return entity_type if entity_type in _KIND_OF else None

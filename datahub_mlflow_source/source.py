@@ -28,13 +28,14 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from datahub_mlflow_source.config import MlflowSourceConfig
-from datahub_mlflow_source.connection import connections
+from datahub_mlflow_source.connection import Deployment, deployment
 from datahub_mlflow_source.errors import RecipeError, ServerError
 from datahub_mlflow_source.ingestion import Ingestion, Selection
 from datahub_mlflow_source.mapping.rules import Limits, Rules, Web
 from datahub_mlflow_source.mapping.urns import PLATFORM, Naming
-from datahub_mlflow_source.readers.base import RunScope
+from datahub_mlflow_source.readers.base import Reader, RunScope
 from datahub_mlflow_source.readers.rest import RestReader
+from datahub_mlflow_source.readers.sql import SqlReader
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.report import MlflowSourceReport
 
@@ -69,13 +70,13 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
         self.ctx = ctx
         self.report: MlflowSourceReport = MlflowSourceReport()
         try:
-            tracking, registry, warnings = connections(config, os.environ)
+            where = deployment(config, os.environ)
+            self._reader = _reader(where, config.page_size)
         except RecipeError as error:
             raise _as_validation_error(error) from error
-        for warning in warnings:
+        for warning in where.warnings:
             self.report.warning(title="Secret in an address", message="It is not shown here.", context=warning)
-        self._reader = RestReader(tracking, registry, config.page_size)
-        self._rules = _rules(config, tracking.url, registry.url)
+        self._rules = _rules(config, *(server.url for server in where.servers or ()))
         self._tell_about_recipe()
 
     @staticmethod
@@ -83,8 +84,7 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
         """Can MLflow be reached and read? For `datahub recipe test-connection` and DataHub's executor."""
         try:
             config = MlflowSourceConfig.model_validate(config_dict)
-            tracking, registry, _ = connections(config, os.environ)
-            reader = RestReader(tracking, registry, config.page_size)
+            reader = _reader(deployment(config, os.environ), config.page_size)
             try:
                 reader.check()
             finally:
@@ -110,12 +110,17 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
             return
         self.report.mlflow_version = self._reader.server_version()
         guard = RemovalGuard(self.config.stateful_ingestion, self.state_provider, self.ctx, self.report)
-        selection = replace(selection_of(self.config), stage_tags=self._stage_tags_are_taken())
+        selection = replace(
+            selection_of(self.config), stage_tags=self._stage_tags_are_taken(), patches=self._patches_are_taken()
+        )
         ingestion = Ingestion(self._reader, self._rules, selection, guard, self.report, self.ctx.graph)
         try:
             yield from ingestion.work_units()
         finally:
             self.report.requests_sent = self._reader.requests_sent
+            millis = self._reader.query_millis() if isinstance(self._reader, SqlReader) else None
+            if millis:
+                self.report.query_p95_millis, self.report.query_slowest_millis = millis
 
     def close(self) -> None:
         self._reader.close()
@@ -137,6 +142,12 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
             )
             return False
         return self.config.stage_tags
+
+    def _patches_are_taken(self) -> bool:
+        """By DataHub's server, straight or through Kafka."""
+        recipe = self.ctx.pipeline_config
+        sink = recipe.sink.type if recipe and recipe.sink else ""
+        return self.ctx.graph is not None or sink == "datahub-kafka"
 
     def _tell_about_recipe(self) -> None:
         config = self.config
@@ -175,7 +186,17 @@ def _as_validation_error(error: RecipeError) -> ValidationError:
     )
 
 
-def _rules(config: MlflowSourceConfig, tracking_url: str, registry_url: str) -> Rules:
+def _reader(where: Deployment, page_size: int) -> Reader:
+    """Raises RecipeError where something that it needs is not installed."""
+    if where.databases:
+        return SqlReader(*where.databases, page_size)
+    if where.servers:
+        return RestReader(*where.servers, page_size)
+    raise AssertionError("a deployment is one or the other")
+
+
+def _rules(config: MlflowSourceConfig, tracking_url: str | None = None, registry_url: str | None = None) -> Rules:
+    """Without the address of a server there are no links, unless the recipe says where people open MLflow."""
     limits = config.limits
     return Rules(
         naming=Naming(config.env, config.platform_instance, config.model_name_separator),
@@ -204,4 +225,5 @@ def selection_of(config: MlflowSourceConfig) -> Selection:
         include_runs=config.include_runs,
         include_datasets=config.include_datasets,
         stage_tags=config.stage_tags,
+        patches=False,
     )

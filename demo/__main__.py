@@ -48,7 +48,8 @@ def main() -> int:
         with mlflow_server() as address:
             train(address)
             ingest(address)
-        show_catalog()
+        print("▸ The server is stopped. What follows is read from the catalog, .demo/datahub.db")
+        show_catalog(CATALOG)
     except StepError as error:
         print(*error.log.read_text(errors="replace").splitlines()[-LOG_LINES:], sep="\n", file=sys.stderr)
         print(f"{error} Above is the end of {error.log.relative_to(ROOT)}.", file=sys.stderr)
@@ -139,10 +140,9 @@ def ingest(address: str) -> None:
                 print(f"  {line}")
 
 
-def show_catalog() -> None:
-    """Print what DataHub Lite holds, now that MLflow is gone."""
-    print("▸ The server is stopped. What follows is read from the catalog, .demo/datahub.db")
-    with closing(sqlite3.connect(f"{CATALOG.as_uri()}?mode=ro", uri=True)) as database:
+def show_catalog(file: Path) -> None:
+    """Print what DataHub Lite holds. Raises sqlite3.Error for what is no such file."""
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
         # Version 0 of an aspect is its newest (datahub/lite/sql_backed_lite.py).
         query = "SELECT urn, aspect_name, metadata FROM metadata_aspect_v2 WHERE version = 0 ORDER BY 1, 2"
         rows = database.execute(query).fetchall()
@@ -172,4 +172,7 @@ def environment(address: str | None = None) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if len(sys.argv) > 1:  # `make try`: only show
+        show_catalog(Path(sys.argv[1]))
+    else:
+        sys.exit(main())

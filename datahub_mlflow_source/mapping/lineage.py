@@ -231,8 +231,10 @@ def hdfs(uri: Uri) -> Place | None:
 def web(uri: Uri) -> Place | None:
     """https://<host>/<path>  ->  (http, <host>/<path>)
 
-    Where the host serves a bucket, a container or a Hugging Face dataset: that.
+    Where the host serves a bucket, a container or a Hugging Face dataset: that. None where no host can be called so.
     """
+    if len(uri.authority) > _LONGEST_HOST:
+        return None
     return (
         _azure_by_https(uri)
         or _s3_by_https(uri)
@@ -335,6 +337,7 @@ _BY_SCHEME: Mapping[str, Callable[[Uri], Place | None]] = {
     "wasbs": azure,
     **dict.fromkeys(("mariadb", "mssql", "mysql", "postgresql", "redshift", "trino"), database_table),
 }
+_LONGEST_HOST = 253 + len(":65535")  # which also bounds the time that the patterns below take
 _AZURE = re.compile(r"[a-z0-9]+\.(?:blob|dfs)\.core\.(?:windows\.net|usgovcloudapi\.net|chinacloudapi\.cn)")
 _S3_HOST = re.compile(r"(?:(.+)\.)?s3(?:[.-](?!website|accesspoint|control)[a-z0-9-]+){0,2}\.amazonaws\.com(?:\.cn)?")
 _GCS_HOST = re.compile(r"(?:(.+)\.)?storage\.(?:googleapis|cloud\.google)\.com")

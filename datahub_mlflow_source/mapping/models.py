@@ -35,7 +35,7 @@ from datahub_mlflow_source.mapping.urns import (
     version_set_urn,
 )
 from datahub_mlflow_source.records import ModelVersion, RegisteredModel, Run, Tags
-from datahub_mlflow_source.redaction import redact
+from datahub_mlflow_source.redaction import is_secret_key, redact
 
 MODEL_GROUP = "ML Model Group"
 MODEL = "ML Model"
@@ -148,7 +148,8 @@ def _creator(version: ModelVersion, run: Run | None) -> str:
 
 def _pills(tags: Tags) -> list[str]:
     """`key:value` as the built-in has it, for the group's table; only what a person can read there."""
-    texts = [redact(f"{key}:{value}" if value else key) for key, value in tags if not key.startswith("mlflow.")]
+    shown = [(key, value) for key, value in tags if not (key.startswith("mlflow.") or is_secret_key(key))]
+    texts = [f"{key}:{redact(value)}" if value else key for key, value in shown]
     return [text for text in texts if len(text) <= _LONGEST_PILL and "\n" not in text and "://" not in text][
         :_MOST_PILLS
     ]

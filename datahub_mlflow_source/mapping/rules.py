@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,6 +21,7 @@ T = TypeVar("T")
 
 OURS = "mlflow_source."  # prefix of the custom properties that are no MLflow tags
 _NOT_TAGS = (OURS, "signature.")
+_TAG_PREFIXES = re.compile(r"\A(?:tag\.)+")
 # Never sent: uncommitted code, and a JSON of model files that says nothing the version doesn't.
 LEFT_OUT = frozenset({"mlflow.source.git.diff", "mlflow.log-model.history"})
 NOTE = "mlflow.note.content"  # what MLflow's UI shows as description
@@ -144,9 +146,7 @@ class Trim:
 
 
 def _tag_key(key: str) -> str:
-    bare = key
-    while bare.startswith("tag."):
-        bare = bare[4:]
+    bare = _TAG_PREFIXES.sub("", key)
     return f"tag.{key}" if bare.startswith(_NOT_TAGS) else key
 
 

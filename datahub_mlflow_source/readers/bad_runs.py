@@ -16,11 +16,11 @@ from datahub_mlflow_source.errors import PageError
 from datahub_mlflow_source.readers.paging import (
     BEYOND_THE_END,
     BadRow,
+    Moved,
     Page,
+    Place,
     Row,
-    offset_of,
     offset_token,
-    token_behind,
     walk_around,
 )
 
@@ -48,36 +48,36 @@ class BadRuns:
     reason: str
 
 
-def walk_runs(fetch: FetchRuns, page_size: int) -> Iterator[list[Row] | BadRuns]:
+def walk_runs(fetch: FetchRuns, page_size: int) -> Iterator[list[Row] | BadRuns | Moved]:
     """All pages of runs; around bad ones only the good, followed by what is missing there.
 
     Raises:
         ServerError: the listing breaks off here.
     """
-    token: str | None = None
     size = min(page_size, _FIRST_PAGE)
-    place, bad, last = 0, 0, ""  # in the listing; bad rows before it; the last good run before it
+    place, bad, last = Place(run_id_of), 0, ""  # in the listing; bad rows before it; the last good run before it
     already: set[str] = set()  # given with the servable ones, and about to come again
     while True:
         try:
-            page = fetch(token, size, False, False)
+            page = fetch(place.token, size + place.overlap, False, False)
         except PageError as error:
-            offset_of(token, error)  # only with tokens that are offsets there is a way around
-            around = _Around(fetch, size, place, bad, last, already)
+            # Only with tokens that are offsets there is a way around.
+            around = _Around(fetch, size, place.offset(error), bad, last, already)
             yield from around.rows(error)
             if around.page is None:
                 return
-            place, bad, already, page = around.place, bad + around.bad, around.ahead, around.page
-        rows = [row for row in page.rows if run_id_of(row) not in already] if already else page.rows
-        if rows:
-            yield rows
+            bad, already, page = bad + around.bad, around.ahead, around.page
+            place.jump(around.place)
+        for found in place.passed(page):
+            if isinstance(found, Moved):
+                yield found
+            elif rows := [row for row in found if run_id_of(row) not in already] if already else found:
+                yield rows
         if page.rows:
             last = run_id_of(page.rows[-1])
             already.difference_update(map(run_id_of, page.rows))
-        place += len(page.rows)
         if not page.next_token:
             return
-        token = token_behind(page, token)
         size = min(2 * size, page_size)
 
 
@@ -124,7 +124,7 @@ class _Around:
 
     def _whatever_the_cause(self, start: int, given: set[str]) -> Iterator[list[Row] | BadRuns]:
         """To the end of the listing: no filter leaves these bad rows out (a metric without a time is such a one)."""
-        for found in walk_around(self._fetch_any, start, self._size):
+        for found in walk_around(self._fetch_any, start, self._size, run_id_of):
             if isinstance(found, BadRow):
                 after = run_id_of(found.after) if found.after else self._last
                 yield BadRuns(1, after, run_id_of(found.before) if found.before else "", found.reason)

@@ -26,6 +26,11 @@ class Reader(Protocol):
     more can be read at all. The order of what comes is the same at every reading.
     """
 
+    @property
+    def requests_sent(self) -> int:
+        """HTTP requests, or SQL statements, so far; retries included."""
+        ...
+
     def check(self) -> None:
         """Is MLflow there and may we read it? Raises ServerError, soon."""
         ...
@@ -41,7 +46,7 @@ class Reader(Protocol):
     def registry(self) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
         """All models by name, then all their versions with the model's aliases joined in.
 
-        A version whose model could not be read comes as Unreadable: nobody knows its aliases.
+        Of a version whose model could not be read nobody knows the aliases (`aliases_known`).
         """
         ...
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
-from threading import Lock
+from collections.abc import Collection, Mapping
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
 from typing import Any
 
 import requests
@@ -21,7 +22,7 @@ from requests.adapters import HTTPAdapter
 from datahub_mlflow_source.connection import Connection
 from datahub_mlflow_source.errors import PageError, ServerError
 from datahub_mlflow_source.readers.paging import BEYOND_THE_END, offset_token
-from datahub_mlflow_source.redaction import redact
+from datahub_mlflow_source.redaction import HIDDEN, redact
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ _LISTINGS = {"experiments", "registered_models", "next_page_token"}  # what an a
 _TRIED_AGAIN = (429, 502, 503, 504)
 _CONNECT_SECONDS = 5.0  # a host that is there accepts sooner; with retries an absent one is known in 20 s
 _FIRST_ANSWER_SECONDS = 10.0
+_KNOWN_WITHIN_SECONDS = 27.0
 _LONGEST_WAIT_SECONDS = 60.0
 _LONGEST_FIRST_WAIT_SECONDS = 2.0
 _backoff = tenacity.wait_random_exponential(multiplier=0.5, max=8)
@@ -64,6 +66,26 @@ class MlflowHttp:
         Raises:
             ServerError: it isn't, or doesn't.
         """
+        found: SimpleQueue[ServerError | None] = SimpleQueue()
+
+        def look() -> None:
+            try:
+                self._look(path, params)
+            except ServerError as error:
+                found.put(error)
+            else:
+                found.put(None)
+
+        # In a thread of its own: a server that sends a byte a second is given up too, which a socket's timeout doesn't.
+        Thread(target=look, name="mlflow-check", daemon=True).start()
+        try:
+            error = found.get(timeout=_KNOWN_WITHIN_SECONDS)
+        except Empty:
+            error = self._no_answer(requests.exceptions.ReadTimeout("its answer does not come to an end"))
+        if error:
+            raise error
+
+    def _look(self, path: str, params: Mapping[str, Any]) -> None:
         try:
             answer = self._first_call(path, params)
         except PageError as error:
@@ -175,7 +197,7 @@ class MlflowHttp:
 
     def _refusal(self, path: str, response: requests.Response) -> ServerError:
         status = response.status_code
-        code, message = _mlflow_error(response)
+        code, message = _mlflow_error(response, self.connection.secrets)
         if status == 500:
             return PageError(
                 f"MLflow failed on {path} with 500: {message or 'no reason given'}",
@@ -217,22 +239,27 @@ def _log_retry(state: tenacity.RetryCallState) -> None:
     logger.info("MLflow: %s, attempt %d; trying again", why, state.attempt_number)
 
 
-def _mlflow_error(response: requests.Response) -> tuple[str | None, str]:
-    """MLflow's error code and message, or None and "" where the answer isn't MLflow's."""
+def _mlflow_error(response: requests.Response, secrets: Collection[str]) -> tuple[str | None, str]:
+    """MLflow's error code and message, or None and "" where the answer isn't MLflow's.
+
+    Without credentials: MLflow's message may be that of its database, and a proxy's what we sent.
+    """
     try:
         answer = json.loads(response.content[:100_000])
     except ValueError:
         return None, ""
     if not isinstance(answer, dict):
         return None, ""
-    code = answer.get("error_code")
-    return (str(code) if code else None), str(answer.get("message", ""))[:300]
+    code, message = str(answer.get("error_code") or ""), str(answer.get("message", ""))
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
+        code, message = code.replace(secret, HIDDEN), message.replace(secret, HIDDEN)
+    return redact(code) or None, redact(message)[:300]
 
 
 def _advice(response: requests.Response, code: str | None) -> str:
     status = response.status_code
     if 300 <= status < 400:
-        where = redact(re.split(r"[?#]", response.headers.get("Location", ""))[0])
+        where = re.split(r"[?#;]", redact(response.headers.get("Location", "")))[0]
         return (
             f"It redirects to {where[:200]}: a login page, if that is one, wants `token` or `headers_secret` "
             "(Cloudflare Access: CF-Access-Client-Id and CF-Access-Client-Secret); else set `tracking_uri` to it."

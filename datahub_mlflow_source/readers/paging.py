@@ -30,6 +30,13 @@ class BadRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """Rows before this place went away while the listing was read, so that others may have been passed over."""
+
+    after: Row  # the last row before it
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     rows: list[Row]
     next_token: str | None
@@ -37,35 +44,90 @@ class Page:
 
 # Asks for one page: token, how many rows at most, and whether in reversed order.
 Fetch = Callable[[str | None, int, bool], Page]
+# What tells a row from all others of its listing.
+Identity = Callable[[Row], object]
 
 BEYOND_THE_END = 1_000_000_000  # a place where no listing has a row: only a server that fails on everything fails there
 _BAD_ROWS_TO_DOUBT = 100  # so many failures on end may mean that
+_MOST_EMPTY_PAGES = 100  # on end, each with a token: a proxy or a server gone wrong
 
 
-def walk(fetch: Fetch, page_size: int) -> Iterator[list[Row] | BadRow]:
+def walk(fetch: Fetch, page_size: int, identity: Identity) -> Iterator[list[Row] | BadRow | Moved]:
     """All pages as they come; around a row that spoils its page, smaller ones, and that row as BadRow.
 
     Raises:
         ServerError: the listing breaks off here.
     """
-    token: str | None = None
+    place = Place(identity)
     while True:
         try:
-            page = _once_more(fetch, token, page_size)
+            page = _once_more(fetch, place.token, page_size + place.overlap)
         except PageError as error:
-            yield from walk_around(fetch, offset_of(token, error), page_size)
+            yield from walk_around(fetch, place.offset(error), page_size, identity)
             return
-        yield page.rows
+        yield from place.passed(page)
         if not page.next_token:
             return
-        token = token_behind(page, token)
 
 
-def token_behind(page: Page, token: str | None) -> str | None:
-    """What asks for the page behind this one, which `token` asked for. Raises ServerError where that never ends."""
-    if page.next_token == token:
-        raise ServerError("MLflow gave the same page token twice. Check for a proxy that caches answers.")
-    return page.next_token
+class Place:
+    """How far a listing has been read.
+
+    MLflow counts rows from the start: when some before this place are deleted meanwhile, as many behind it are passed
+    over. So each page is asked for from the last row of the page before.
+
+    Attributes:
+        token: asks for what comes next; None for the start.
+        overlap: how many rows of that were given already, 0 or 1.
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        self.token: str | None = None
+        self.overlap = 0
+        self._identity = identity
+        self._read = 0
+        self._last: Row | None = None
+        self._tokens: set[str] = set()
+        self._empty_pages = 0
+
+    def offset(self, error: PageError) -> int:
+        """Where the rows begin that were not given yet. Raises the error, where nobody can tell."""
+        return offset_of(self.token, error) + self.overlap
+
+    def jump(self, offset: int) -> None:
+        """On to what was asked for from here, by somebody who knows that all before was dealt with."""
+        self._read, self.overlap = offset, 0
+
+    def passed(self, page: Page) -> Iterator[list[Row] | Moved]:
+        """The rows of what was asked for that are new, behind a Moved where some may be missing.
+
+        Raises:
+            ServerError: the listing would never end.
+        """
+        rows = page.rows
+        if self.overlap and self._last is not None:
+            last = self._identity(self._last)
+            found = next((index for index, row in enumerate(rows) if self._identity(row) == last), None)
+            if found is None:
+                yield Moved(self._last)
+            else:
+                rows = rows[found + 1 :]
+        self._go_on(page)
+        yield rows
+
+    def _go_on(self, page: Page) -> None:
+        self._read += len(page.rows) - self.overlap
+        self._last = page.rows[-1] if page.rows else self._last
+        token = page.next_token
+        if token is None:
+            return
+        self._empty_pages = 0 if page.rows else self._empty_pages + 1
+        if token in self._tokens or self._empty_pages > _MOST_EMPTY_PAGES:
+            raise ServerError("MLflow gave the same page token twice. Check for a proxy that caches answers.")
+        self._tokens.add(token)
+        is_offset = page.rows and token == offset_token(self._read)
+        self.overlap = 1 if is_offset else 0
+        self.token = offset_token(self._read - 1) if is_offset else token
 
 
 def _once_more(fetch: Fetch, token: str | None, size: int) -> Page:
@@ -77,7 +139,7 @@ def _once_more(fetch: Fetch, token: str | None, size: int) -> Page:
         return fetch(token, size, False)
 
 
-def walk_around(fetch: Fetch, offset: int, page_size: int) -> Iterator[list[Row] | BadRow]:
+def walk_around(fetch: Fetch, offset: int, page_size: int, identity: Identity) -> Iterator[list[Row] | BadRow]:
     """Goes on from `offset`, with pages halved before a bad row and doubled again behind it.
 
     Servers since 3.10 read one row more than they are asked for, so the row *before* a bad one fails too
@@ -91,6 +153,7 @@ def walk_around(fetch: Fetch, offset: int, page_size: int) -> Iterator[list[Row]
     failed: list[BadRow] = []
     waiting = 0  # how many of the failed have no good row behind them yet
     last: Row | None = None
+    given: set[object] = set()
     while True:
         try:
             page = fetch(offset_token(offset), size, False)
@@ -109,17 +172,20 @@ def walk_around(fetch: Fetch, offset: int, page_size: int) -> Iterator[list[Row]
             for index in range(len(failed) - waiting, len(failed)):
                 failed[index] = replace(failed[index], before=page.rows[0])
             waiting, last = 0, page.rows[-1]
+            given.update(map(identity, page.rows))
         offset += len(page.rows)
-        if not page.next_token:
+        if not page.next_token or not page.rows:
             break
         size = min(2 * size, page_size)
     for row in failed:
-        yield _from_the_other_side(fetch, row, offset)
+        found = _from_the_other_side(fetch, row, offset)
+        # Another that was given already stands there now, when rows were deleted meanwhile.
+        yield row if isinstance(found, BadRow) or given.intersection(map(identity, found)) else found
 
 
 def _from_the_other_side(fetch: Fetch, row: BadRow, rows_in_all: int) -> list[Row] | BadRow:
     try:
-        return fetch(offset_token(rows_in_all - 1 - row.offset), 1, True).rows
+        return fetch(offset_token(rows_in_all - 1 - row.offset), 1, True).rows or row
     except PageError:
         return row
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
@@ -12,10 +13,10 @@ from typing import Any, TypeVar
 from datahub_mlflow_source.connection import Connection
 from datahub_mlflow_source.errors import PageError, ServerError
 from datahub_mlflow_source.readers import rows
-from datahub_mlflow_source.readers.bad_runs import SERVABLE, BadRuns, spell_out, walk_runs
+from datahub_mlflow_source.readers.bad_runs import SERVABLE, BadRuns, run_id_of, spell_out, walk_runs
 from datahub_mlflow_source.readers.base import RunScope
 from datahub_mlflow_source.readers.http import MlflowHttp
-from datahub_mlflow_source.readers.paging import BadRow, Page, Row, read_ahead, walk
+from datahub_mlflow_source.readers.paging import BadRow, Moved, Page, Row, read_ahead, walk
 from datahub_mlflow_source.records import (
     Experiment,
     Kind,
@@ -27,20 +28,22 @@ from datahub_mlflow_source.records import (
 
 logger = logging.getLogger(__name__)
 
-_MODELS_PER_PAGE = 1000  # MLflow's own limit; experiments, runs and versions may have 50,000 and more
+# MLflow's own limits are one more, which is for the row that each page shares with the one before.
+_MODELS_PER_PAGE = 999
+_ROWS_PER_PAGE = 49_999
 _EXPERIMENTS_PER_REQUEST = 500
 _MOST_EXPERIMENTS = 10_000  # each is a bound variable in the server's database, SQLite's limit is 32,766
 _MOST_RUNS = 50_000  # per page, MLflow's own limit
 _RUN_ID = re.compile(r"[a-zA-Z0-9][\w-]{0,255}")  # MLflow's own rule; a version may claim to be from another
 _RUN_IDS_PER_REQUEST = 500  # of 4996 that MLflow's filter parser takes
-# In one ingestion: each costs some 270 small requests, of 0.1 s each on a 3.17 server without Flask-WTF, which tries
-# to import it anew for every search of runs.
-_BAD_RUNS_NAMED = 2
+# In one ingestion. Each costs some 270 small requests, of 0.01 s each, or 0.1 s on a 3.17 server without Flask-WTF,
+# which tries to import it anew for every search of runs.
+_SECONDS_TO_NAME_BAD_RUNS = 60.0
 # Of taking apart an answer: a field is absent, or of another type, or no number.
 _NOT_FORMED_AS_MLFLOWS = (KeyError, TypeError, AttributeError, ValueError, OverflowError)
 
 T = TypeVar("T")
-Pages = Iterator[list[Row] | BadRow]
+Pages = Iterator[list[Row] | BadRow | Moved]
 
 
 class RestReader:
@@ -49,8 +52,9 @@ class RestReader:
     def __init__(self, tracking: Connection, registry: Connection, page_size: int) -> None:
         self._tracking = MlflowHttp(tracking)
         self._registry = self._tracking if registry == tracking else MlflowHttp(registry)
-        self._page_size = page_size
+        self._page_size = min(page_size, _ROWS_PER_PAGE)
         self._bad_runs: list[str] = []
+        self._naming_seconds = 0.0
 
     @property
     def requests_sent(self) -> int:
@@ -76,7 +80,7 @@ class RestReader:
             query = {"max_results": size, "view_type": "ALL", "order_by": [order]}
             return _page(self._tracking.post("experiments/search", _with(query, token)), "experiments")
 
-        return _records("experiment", walk(fetch, self._page_size), rows.experiment, "ordered by id")
+        return _records("experiment", walk(fetch, self._page_size, rows.name_of), rows.experiment, "ordered by id")
 
     def registry(self) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
         aliases: dict[str, dict[str, list[str]]] = {}
@@ -94,7 +98,7 @@ class RestReader:
             query = {"max_results": size, "order_by": [f"name {'DESC' if backwards else 'ASC'}"]}
             return _page(self._registry.get("registered-models/search", _with(query, token)), "registered_models")
 
-        pages = walk(fetch, min(self._page_size, _MODELS_PER_PAGE))
+        pages = walk(fetch, min(self._page_size, _MODELS_PER_PAGE), rows.name_of)
         return _records("registered model", pages, rows.registered_model, "ordered by name")
 
     def _versions(self, aliases: Mapping[str, Mapping[str, list[str]]]) -> Iterator[ModelVersion | Unreadable]:
@@ -106,17 +110,16 @@ class RestReader:
 
         def version(row: Row) -> ModelVersion:
             of_model = aliases.get(row["name"])
-            if of_model is None:
-                raise ValueError(f"its registered model {row['name']!r} was not read, and so not its aliases")
-            return rows.model_version(row, tuple(sorted(of_model.get(str(row["version"]), ()))))
+            known = None if of_model is None else tuple(sorted(of_model.get(str(row["version"]), ())))
+            return rows.model_version(row, known)
 
-        pages = read_ahead(walk(fetch, self._page_size))
+        pages = read_ahead(walk(fetch, self._page_size, rows.name_of))
         return _records("model version", pages, version, "ordered by name and version")
 
     def runs(self, experiment_ids: Iterable[str], scope: RunScope) -> Iterator[Run | Unreadable]:
         ids = list(experiment_ids)
         if scope.latest_per_experiment:
-            return chain.from_iterable(self._latest_runs(id_, scope) for id_ in ids)
+            return _until_broken_off(self._latest_runs(id_, scope) for id_ in ids)
         batches = _batches(ids, _EXPERIMENTS_PER_REQUEST)
         first = [self._runs_of(batch, scope) for batch in islice(batches, 1)]  # its first page is on the way now
         return chain(*first, chain.from_iterable(self._runs_of(batch, scope) for batch in batches))
@@ -139,14 +142,14 @@ class RestReader:
         return self._run_records(read_ahead(walk_runs(fetch, self._page_size)), search)
 
     def _run_records(
-        self, pages: Iterator[list[Row] | BadRuns], search: Callable[[str], object]
+        self, pages: Iterator[list[Row] | BadRuns | Moved], search: Callable[[str], object]
     ) -> Iterator[Run | Unreadable]:
         try:
             for page in pages:
                 if isinstance(page, BadRuns):
                     yield from self._name_bad_runs(page, search)
                 else:
-                    yield from _records("run", iter([page]), rows.run, "ordered by run id")
+                    yield from _records("run", iter((page,)), rows.run, "ordered by run id")
         except ServerError as error:
             yield Unreadable("run", "the listing, ordered by run id", str(error), listing_broke_off=True)
 
@@ -159,15 +162,17 @@ class RestReader:
             return False
 
         named = 0
-        while named < gap.count and len(self._bad_runs) < _BAD_RUNS_NAMED:
+        while named < gap.count and self._naming_seconds < _SECONDS_TO_NAME_BAD_RUNS:
+            began = time.monotonic()
             run_id = spell_out(fails, gap, self._bad_runs)
+            self._naming_seconds += time.monotonic() - began
             if run_id is None:
                 break
             self._bad_runs.append(run_id)
             named += 1
-            yield Unreadable("run", run_id, gap.reason, run_id=run_id)
+            yield Unreadable("run", run_id, _reason(search, run_id) or gap.reason, run_id=run_id)
         for _ in range(gap.count - named):
-            place = f"a run whose id is between {gap.after or 'the start'} and {gap.before or 'the end'}"
+            place = f"one whose id is between {gap.after or 'the first'} and {gap.before or 'the last'}"
             yield Unreadable("run", place, gap.reason)
 
     def _latest_runs(self, experiment_id: str, scope: RunScope) -> Iterator[Run | Unreadable]:
@@ -190,7 +195,7 @@ class RestReader:
             # All runs up to here were good, and so stand at the same places among the servable ones.
             return self._search_runs({**page, "filter": _all(_filter(scope), SERVABLE)}, token)
 
-        pages = walk(fetch, min(self._page_size, latest))
+        pages = walk(fetch, min(self._page_size, latest), run_id_of)
         yield from islice(_records("run", pages, rows.run, f"of experiment {experiment_id}, latest first"), latest)
         if len(failures) > 1:
             yield Unreadable("run", f"one of the latest of experiment {experiment_id}", str(failures[1]))
@@ -204,18 +209,25 @@ class RestReader:
                 "experiment_ids": experiments,
                 "run_view_type": "ALL" if scope.include_deleted else "ACTIVE_ONLY",
             }
-            for batch in _batches(ids, _RUN_IDS_PER_REQUEST):
-                yield from self._runs_among(batch, query, _filter(scope))
+            batches = _batches(ids, _RUN_IDS_PER_REQUEST)
+            yield from _until_broken_off(self._runs_among(batch, query, _filter(scope)) for batch in batches)
 
     def _runs_among(self, run_ids: list[str], query: Row, condition: str) -> Iterator[Run | Unreadable]:
         """In one request; in halves, where MLflow fails, until only bad runs are left out."""
         quoted = ", ".join(f"'{run_id}'" for run_id in run_ids)
-        among = {"filter": _all(f"attributes.run_id IN ({quoted})", condition), "max_results": len(run_ids)}
+        among = {
+            "filter": _all(f"attributes.run_id IN ({quoted})", condition),
+            "order_by": ["attributes.run_id ASC"],
+            "max_results": len(run_ids),
+        }
         try:
             page = self._search_runs({**query, **among}, None)
         except PageError as error:
             if len(run_ids) == 1:
                 yield Unreadable("run", run_ids[0], str(error), run_id=run_ids[0])
+                return
+            if len(run_ids) == _RUN_IDS_PER_REQUEST and self._fails_on_everything(query):
+                yield Unreadable("run", "a search for runs by id", str(error), listing_broke_off=True)
                 return
             middle = len(run_ids) // 2
             yield from self._runs_among(run_ids[:middle], query, condition)
@@ -226,8 +238,25 @@ class RestReader:
             return
         yield from _records("run", iter([page.rows]), rows.run, "by id")
 
+    def _fails_on_everything(self, query: Row) -> bool:
+        """Whether even a search for a run that can't exist fails."""
+        try:
+            self._search_runs({**query, "filter": "attributes.run_id = '-'", "max_results": 1}, None)
+        except ServerError:
+            return True
+        return False
+
     def _search_runs(self, query: Mapping[str, Any], token: str | None) -> Page:
         return _page(self._tracking.post("runs/search", _with(query, token)), "runs")
+
+
+def _reason(search: Callable[[str], object], run_id: str) -> str | None:
+    """Why MLflow fails on this run: of a page with several bad ones it says that of the first."""
+    try:
+        search(f"attributes.run_id = '{run_id}'")
+    except PageError as error:
+        return str(error)
+    return None
 
 
 def _records(kind: Kind, pages: Pages, record: Callable[[Row], T], order: str) -> Iterator[T | Unreadable]:
@@ -240,7 +269,10 @@ def _records(kind: Kind, pages: Pages, record: Callable[[Row], T], order: str) -
             return
         if page is None:
             return
-        if isinstance(page, BadRow):
+        if isinstance(page, Moved):
+            place = f"behind {rows.name_of(page.after)}, {order}"
+            yield Unreadable(kind, place, "MLflow deleted some before it while it was read", changed_meanwhile=True)
+        elif isinstance(page, BadRow):
             after, before = rows.name_of(page.after or {}), rows.name_of(page.before or {})
             yield Unreadable(
                 kind, f"the one at place {page.offset}, {order}, after {after}, before {before}", page.reason
@@ -253,6 +285,15 @@ def _records(kind: Kind, pages: Pages, record: Callable[[Row], T], order: str) -
                     yield Unreadable(kind, rows.name_of(row), f"{type(error).__name__}: {error}")
 
 
+def _until_broken_off(listings: Iterable[Iterator[T | Unreadable]]) -> Iterator[T | Unreadable]:
+    """One after the other. Where one breaks off, the others would, each after many requests."""
+    for listing in listings:
+        for found in listing:
+            yield found
+            if isinstance(found, Unreadable) and found.listing_broke_off:
+                return
+
+
 def _batches(ids: Iterable[str], size: int) -> Iterator[list[str]]:
     iterator = iter(ids)
     while batch := list(islice(iterator, size)):
@@ -261,8 +302,12 @@ def _batches(ids: Iterable[str], size: int) -> Iterator[list[str]]:
 
 def _page(answer: Mapping[str, Any], key: str) -> Page:
     found = answer.get(key, [])
-    if not isinstance(found, list):
-        raise ServerError(f"MLflow answered with {type(found).__name__} where a list of {key} was expected")
+    if not isinstance(found, list) or (key not in answer and answer.keys() - {"next_page_token"}):
+        said = type(found).__name__ if key in answer else ", ".join(sorted(answer))
+        raise ServerError(
+            f"MLflow answered with {said[:100]} where a list of {key} was expected. Check for a proxy that answers "
+            "in its place"
+        )
     return Page(found, answer.get("next_page_token") or None)
 
 

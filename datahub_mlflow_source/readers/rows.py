@@ -16,13 +16,15 @@ from datahub_mlflow_source.records import (
 
 Row = dict[str, Any]
 
+LATEST_TIME = 1 << 62  # milliseconds: far beyond any calendar, and still a number that DataHub takes, with room to add
+
 
 def experiment(row: Row) -> Experiment:
     return Experiment(
-        experiment_id=str(row["experiment_id"]),
-        name=row["name"],
-        artifact_location=row.get("artifact_location", ""),
-        lifecycle_stage=row.get("lifecycle_stage", "active"),
+        experiment_id=_id(row["experiment_id"]),
+        name=_text(row["name"]),
+        artifact_location=_text(row.get("artifact_location") or ""),
+        lifecycle_stage=_text(row.get("lifecycle_stage", "active")),
         creation_time=_time(row.get("creation_time")),
         last_update_time=_time(row.get("last_update_time")),
         tags=_pairs(row.get("tags")),
@@ -31,17 +33,17 @@ def experiment(row: Row) -> Experiment:
 
 def run(row: Row) -> Run:
     info, data = row["info"], row.get("data", {})
-    run_id = info.get("run_id") or info["run_uuid"]
+    run_id = _text(info.get("run_id") or info["run_uuid"])
     return Run(
         run_id=run_id,
-        name=info.get("run_name") or run_id,
-        experiment_id=str(info["experiment_id"]),
-        user_id=info.get("user_id", ""),
-        status=info["status"],
+        name=_text(info.get("run_name") or run_id),
+        experiment_id=_id(info["experiment_id"]),
+        user_id=_text(info.get("user_id") or ""),
+        status=_text(info["status"]),
         start_time=_time(info.get("start_time")),
         end_time=_time(info.get("end_time")),
-        artifact_uri=info.get("artifact_uri", ""),
-        lifecycle_stage=info.get("lifecycle_stage", "active"),
+        artifact_uri=_text(info.get("artifact_uri") or ""),
+        lifecycle_stage=_text(info.get("lifecycle_stage", "active")),
         params=_pairs(data.get("params")),
         metrics=_metrics(data.get("metrics")),
         tags=_pairs(data.get("tags")),
@@ -51,32 +53,33 @@ def run(row: Row) -> Run:
 
 def registered_model(row: Row) -> RegisteredModel:
     return RegisteredModel(
-        name=row["name"],
+        name=_text(row["name"]),
         creation_time=_time(row.get("creation_timestamp")),
         last_updated_time=_time(row.get("last_updated_timestamp")),
-        description=row.get("description", ""),
+        description=_text(row.get("description") or ""),
         tags=_pairs(row.get("tags")),
-        aliases=tuple(sorted((alias["alias"], str(alias["version"])) for alias in row.get("aliases", ()))),
+        aliases=tuple(sorted((_text(alias["alias"]), _id(alias["version"])) for alias in row.get("aliases") or ())),
     )
 
 
-def model_version(row: Row, aliases: tuple[str, ...]) -> ModelVersion:
-    """`aliases`: of the registered model; a listing of versions has none (2.10 to 3.17)."""
+def model_version(row: Row, aliases: tuple[str, ...] | None) -> ModelVersion:
+    """`aliases`: of the registered model, None where nobody knows; a listing of versions has none (2.10 to 3.17)."""
     return ModelVersion(
-        name=row["name"],
-        version=str(row["version"]),
+        name=_text(row["name"]),
+        version=_id(row["version"]),
         creation_time=_time(row.get("creation_timestamp")),
         last_updated_time=_time(row.get("last_updated_timestamp")),
-        description=row.get("description", ""),
-        user_id=row.get("user_id", ""),
-        stage=row.get("current_stage") or "None",
-        source=row.get("source", ""),
-        run_id=row.get("run_id", ""),
-        status=row.get("status", ""),
-        status_message=row.get("status_message", ""),
-        run_link=row.get("run_link", ""),
+        description=_text(row.get("description") or ""),
+        user_id=_text(row.get("user_id") or ""),
+        stage=_text(row.get("current_stage") or "None"),
+        source=_text(row.get("source") or ""),
+        run_id=_text(row.get("run_id") or ""),
+        status=_text(row.get("status") or ""),
+        status_message=_text(row.get("status_message") or ""),
+        run_link=_text(row.get("run_link") or ""),
         tags=_pairs(row.get("tags")),
-        aliases=aliases,
+        aliases=aliases or (),
+        aliases_known=aliases is not None,
     )
 
 
@@ -92,9 +95,28 @@ def name_of(row: object) -> str:
     return f"{name} version {row['version']}" if "version" in row else str(name)
 
 
+def _text(value: Any) -> str:
+    """Text as it is. Anything else would break what comes behind, far from the row that it is in."""
+    if type(value) is not str:
+        raise TypeError(f"{type(value).__name__} where text is expected")
+    return value
+
+
+def _id(value: Any) -> str:
+    """An id or a number of a version, which some servers send as a number."""
+    if type(value) is int:
+        return str(value)
+    return _text(value)
+
+
 def _time(value: Any) -> int | None:
     """Epoch milliseconds, which older servers send as text. 0 is how some say "never"."""
-    return int(value) or None if value is not None else None
+    if value is None:
+        return None
+    time = int(value)
+    if not -LATEST_TIME <= time <= LATEST_TIME:
+        raise ValueError(f"the time {value} is none")
+    return time or None
 
 
 def _pairs(tags: list[Row] | None) -> Tags:

@@ -65,7 +65,7 @@ def test_around_runs_without_start_time_all_others_are_kept(
     page_size: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rest, "_BAD_RUNS_NAMED", 0)  # which takes half a minute; the next test has it
+    monkeypatch.setattr(rest, "_SECONDS_TO_NAME_BAD_RUNS", 0.0)  # which takes half a minute; the next test has it
     experiment = f"nulls {positions} {page_size}"
     experiment_id, runs = plain_runs(server, experiment, 10)
     bad = {bad_run_row(server, experiment_id, position) for position in positions}
@@ -91,18 +91,18 @@ def test_a_run_without_start_time_is_named_and_the_good_one_beside_it_kept(
 def test_other_defects_of_a_run_leave_out_only_that_run(
     server: MlflowServer, tmp_path: Path, defect: RunDefect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rest, "_BAD_RUNS_NAMED", 0)
+    monkeypatch.setattr(rest, "_SECONDS_TO_NAME_BAD_RUNS", 0.0)
     experiment_id, runs = plain_runs(server, f"defect {defect}", 5)
     bad = bad_run_row(server, experiment_id, 2, defect)
     ingested = _only(server, f"defect {defect}", tmp_path / "out.json")
     assert _runs(ingested) == set(runs) - {bad}
-    assert "a run whose id is between" in _failures(ingested)
+    assert "one whose id is between" in _failures(ingested)
 
 
 def test_a_version_whose_run_cannot_be_served_is_still_there_and_the_run_named(
     server: MlflowServer, content: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rest, "_BAD_RUNS_NAMED", 0)  # its id is known from the version
+    monkeypatch.setattr(rest, "_SECONDS_TO_NAME_BAD_RUNS", 0.0)  # its id is known from the version
     bad = content.runs["child 1"]
     start = server.execute("SELECT start_time FROM runs WHERE run_uuid = ?", bad)[0][0]
     server.execute("UPDATE runs SET start_time = NULL WHERE run_uuid = ?", bad)

@@ -66,7 +66,7 @@ def test_datahub_takes_all_of_it(server: MlflowServer) -> None:
 def test_bad_rows_leave_out_only_themselves(
     server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rest, "_BAD_RUNS_NAMED", 1)
+    monkeypatch.setattr(rest, "_SECONDS_TO_NAME_BAD_RUNS", 0.01)
     experiment_id, runs = plain_runs(server, "with bad rows", 10)
     bad = {bad_run_row(server, experiment_id, position) for position in (4, 6)}
     config = {"tracking_uri": server.url, "experiment_pattern": {"allow": ["with bad rows"]}}

@@ -22,6 +22,7 @@ from datahub_mlflow_source.mapping.urns import (
     stage_tag_urn,
 )
 from datahub_mlflow_source.readers import rest
+from datahub_mlflow_source.report import MlflowSourceReport
 from tests.support.content import bad_run_row, plain_runs
 from tests.support.gms import GmsStandIn
 from tests.support.ingest import ingest_into
@@ -147,7 +148,7 @@ def test_a_permission_that_was_lost_removes_nothing(
 def test_a_row_that_is_bad_for_ever_does_not_stop_removal_for_ever(
     server: MlflowServer, gms: GmsStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rest, "_BAD_RUNS_NAMED", 0)
+    monkeypatch.setattr(rest, "_SECONDS_TO_NAME_BAD_RUNS", 0.0)
     experiment_id, _ = plain_runs(server, "with a bad run", 3)
     server.post("registered-models/create", name="to go")
     bad_run_row(server, experiment_id, 1)
@@ -158,6 +159,84 @@ def test_a_row_that_is_bad_for_ever_does_not_stop_removal_for_ever(
     assert pipeline.has_failures()
     assert _removed(gms) == {str(model_group_urn("to go", PROD))}
     server.post("experiments/delete", experiment_id=experiment_id)
+
+
+def test_an_answer_that_is_no_listing_removes_nothing(
+    server: MlflowServer, gms: GmsStandIn, proxy: CountingProxy
+) -> None:
+    """Behind the first page, some proxy answers for MLflow: 200, JSON, and none of MLflow's."""
+    _ingest(gms, server.url)
+    expired = '{"error": "session expired", "code": 401}'
+    for path in ("experiments/search", "registered-models/search", "model-versions/search", "runs/search"):
+
+        def second_page(request: Request, path: str = path) -> bool:
+            return path in request.path and "page_token" in request.path + request.body.decode()
+
+        proxy.fail(second_page, status=200, body=expired, headers={"Content-Type": "application/json"})
+    pipeline = _ingest(gms, proxy.url, page_size=4)
+    assert pipeline.has_failures()
+    assert _removed(gms) == set()
+
+
+def test_a_model_that_goes_while_models_are_listed_takes_no_other_with_it(
+    server: MlflowServer, gms: GmsStandIn, proxy: CountingProxy
+) -> None:
+    """MLflow's pages count rows from the start: one less before, and one behind is passed over."""
+    server.post("registered-models/create", name="a model that goes")
+    _ingest(gms, server.url)
+
+    def goes_now(request: Request) -> bool:
+        if "registered-models/search" in request.path and "page_token" in request.path:
+            delete = f"{server.url}/api/2.0/mlflow/registered-models/delete"
+            server.session.delete(delete, json={"name": "a model that goes"})
+        return False
+
+    proxy.fail(goes_now)
+    pipeline = _ingest(gms, proxy.url, page_size=3)
+    assert not pipeline.has_failures()
+    assert [warning.title for warning in pipeline.source.get_report().warnings] == ["MLflow changed while it was read"]
+    assert _removed(gms) == set()
+    _ingest(gms, server.url)
+    assert _removed(gms) == {str(model_group_urn("a model that goes", PROD))}
+
+
+def test_when_nothing_may_be_read_any_more_nothing_is_removed(
+    server: MlflowServer, gms: GmsStandIn, proxy: CountingProxy
+) -> None:
+    _ingest(gms, server.url)
+    before = {urn: gms.aspects(urn) for urn in gms.urns("mlModel")}
+    proxy.fail(lambda request: "/search" in request.path, status=200, body="{}")
+    pipeline = _ingest(gms, proxy.url)
+    assert "Too much is gone at once" in _failures(pipeline)
+    assert _removed(gms) == set()
+    assert {urn: gms.aspects(urn) for urn in gms.urns("mlModel")} == before
+
+
+def test_a_version_keeps_what_its_run_gave_it_when_that_can_no_longer_be_read(
+    server: MlflowServer, gms: GmsStandIn
+) -> None:
+    experiment_id, (run_id, *_) = plain_runs(server, "of versions", 2)
+    server.post("runs/log-parameter", run_id=run_id, key="depth", value="7")
+    server.post("registered-models/create", name="of a bad run")
+    server.post("model-versions/create", name="of a bad run", source="s3://acme/model", run_id=run_id)
+    _ingest(gms, server.url)
+    version = str(model_version_urn("of a bad run", "1", PROD))
+    before = gms.aspects(version)
+    assert before["mlModelProperties"]["hyperParams"]
+    server.execute("UPDATE runs SET start_time = NULL WHERE run_uuid = ?", run_id)
+    try:
+        for seconds in (0.0, 60.0):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(rest, "_SECONDS_TO_NAME_BAD_RUNS", seconds)
+                pipeline = _ingest(gms, server.url)
+            report = pipeline.source.get_report()
+            assert isinstance(report, MlflowSourceReport)
+            assert report.runs.unreadable == 1
+            assert gms.aspects(version) == before
+            assert _removed(gms) == set()
+    finally:
+        server.post("experiments/delete", experiment_id=experiment_id)
+        server.session.delete(f"{server.url}/api/2.0/mlflow/registered-models/delete", json={"name": "of a bad run"})
 
 
 def test_a_rename_is_reported(server: MlflowServer, gms: GmsStandIn) -> None:

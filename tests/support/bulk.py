@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import random
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import sqlalchemy as sa
 
 STARTED = 1_700_000_000_000  # of the first run; epoch milliseconds
 MINUTE = 60_000
@@ -37,27 +41,79 @@ class Bulk:
     seed: int = 1
 
 
-def bulk_content(database: Path, bulk: Bulk | None = None) -> None:
-    """Fills a SQLite file whose tables MLflow has made, so that it holds this and nothing else.
+def bulk_content(database: Path | str, bulk: Bulk | None = None) -> None:
+    """Fills a database whose tables MLflow has made, so that it holds this and nothing else.
 
-    Raises ValueError if it holds runs or models already. 5,000 runs take about a second.
+    `database` is a SQLite file, or the address of one in PostgreSQL. Raises ValueError if it holds runs or models
+    already. 5,000 runs take about a second.
     """
     bulk = bulk or Bulk()
-    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
-        (used,) = connection.execute(
-            "SELECT (SELECT count(*) FROM runs) + (SELECT count(*) FROM registered_models)"
-        ).fetchone()
-        if used:
+    with _opened(database) as rows:
+        if rows.count("runs") + rows.count("registered_models"):
             raise ValueError(f"{database} is not empty")
-        connection.execute("DELETE FROM experiments")  # "Default"
-        _insert(connection, "experiments", _experiments(bulk))
-        _insert(connection, "experiment_tags", _experiment_tags(bulk))
-        _insert(connection, "datasets", _datasets(bulk))
+        rows.clear("experiments")  # "Default"
+        rows.insert("experiments", _experiments(bulk))
+        rows.insert("experiment_tags", _experiment_tags(bulk))
+        rows.insert("datasets", _datasets(bulk))
         run_ids = _run_ids(bulk)
         numbered = enumerate(run_ids)
         while batch := list(islice(numbered, BATCH)):
-            _insert_runs(connection, bulk, batch)
-        _insert_models(connection, bulk, run_ids)
+            _insert_runs(rows, bulk, batch)
+        _insert_models(rows, bulk, run_ids)
+
+
+@contextmanager
+def _opened(database: Path | str) -> Iterator[Filler]:
+    if isinstance(database, Path):
+        with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+            yield SqliteFiller(connection)
+        return
+    engine = sa.create_engine(database)
+    with engine.begin() as transaction:
+        yield PostgresFiller(transaction.connection.cursor())
+        transaction.exec_driver_sql("ANALYZE")  # as its daemon would, in a while
+    engine.dispose()
+
+
+class Filler(Protocol):
+    def count(self, table: str) -> int: ...
+    def clear(self, table: str) -> None: ...
+    def insert(self, table: str, rows: Rows) -> None: ...
+
+
+class SqliteFiller:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def count(self, table: str) -> int:
+        (found,) = self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608 - our own names
+        return int(found)
+
+    def clear(self, table: str) -> None:
+        self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
+
+    def insert(self, table: str, rows: Rows) -> None:
+        columns = WRITTEN[table]
+        marks = ", ".join("?" * len(columns.split(",")))
+        self._connection.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks})", rows)  # noqa: S608
+
+
+class PostgresFiller:
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+
+    def count(self, table: str) -> int:
+        self._cursor.execute(f"SELECT count(*) FROM {table}")  # noqa: S608 - our own names
+        return int(self._cursor.fetchone()[0])
+
+    def clear(self, table: str) -> None:
+        self._cursor.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
+
+    def insert(self, table: str, rows: Rows) -> None:
+        file = io.StringIO()
+        csv.writer(file).writerows(rows)
+        file.seek(0)
+        self._cursor.copy_expert(f"COPY {table} ({WRITTEN[table]}) FROM STDIN WITH (FORMAT csv)", file)
 
 
 WRITTEN = {
@@ -69,7 +125,6 @@ WRITTEN = {
     " source_version, lifecycle_stage, artifact_uri, experiment_id",
     "params": "run_uuid, key, value",
     "tags": "run_uuid, key, value",
-    "metrics": "run_uuid, key, value, timestamp, step, is_nan",
     "latest_metrics": "run_uuid, key, value, timestamp, step, is_nan",
     "inputs": "input_uuid, source_type, source_id, destination_type, destination_id",
     "input_tags": "input_uuid, name, value",
@@ -80,12 +135,6 @@ WRITTEN = {
     " storage_location, run_id, status, run_link",
     "model_version_tags": "name, version, key, value",
 }
-
-
-def _insert(connection: sqlite3.Connection, table: str, rows: Rows) -> None:
-    columns = WRITTEN[table]
-    marks = ", ".join("?" * len(columns.split(",")))
-    connection.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks})", rows)  # noqa: S608 - our own names
 
 
 def _experiments(bulk: Bulk) -> Rows:
@@ -137,16 +186,15 @@ def _source(dataset: int) -> tuple[str, dict[str, Any]]:
     return kinds[dataset % len(kinds)]
 
 
-def _insert_runs(connection: sqlite3.Connection, bulk: Bulk, batch: list[tuple[int, str]]) -> None:
+def _insert_runs(rows: Filler, bulk: Bulk, batch: list[tuple[int, str]]) -> None:
     metrics = [row for i, run_id in batch for row in _metrics(bulk, i, run_id)]
-    _insert(connection, "runs", (_run(bulk, i, run_id) for i, run_id in batch))
-    _insert(connection, "params", (row for i, run_id in batch for row in _params(bulk, i, run_id)))
-    _insert(connection, "tags", (row for i, run_id in batch for row in _tags(bulk, i, run_id)))
-    _insert(connection, "metrics", metrics)
-    _insert(connection, "latest_metrics", metrics)
+    rows.insert("runs", (_run(bulk, i, run_id) for i, run_id in batch))
+    rows.insert("params", (row for i, run_id in batch for row in _params(bulk, i, run_id)))
+    rows.insert("tags", (row for i, run_id in batch for row in _tags(bulk, i, run_id)))
+    rows.insert("latest_metrics", metrics)
     # A run has one input, which therefore may have the run's id.
-    _insert(connection, "inputs", (_input(bulk, i, run_id) for i, run_id in batch))
-    _insert(connection, "input_tags", ((run_id, "mlflow.data.context", "training") for _, run_id in batch))
+    rows.insert("inputs", (_input(bulk, i, run_id) for i, run_id in batch))
+    rows.insert("input_tags", ((run_id, "mlflow.data.context", "training") for _, run_id in batch))
 
 
 def _run(bulk: Bulk, i: int, run_id: str) -> tuple[Any, ...]:
@@ -186,17 +234,16 @@ def _input(bulk: Bulk, i: int, run_id: str) -> tuple[Any, ...]:
     return run_id, "DATASET", dataset, "RUN", run_id
 
 
-def _insert_models(connection: sqlite3.Connection, bulk: Bulk, run_ids: list[str]) -> None:
+def _insert_models(rows: Filler, bulk: Bulk, run_ids: list[str]) -> None:
     names = [f"model {i:04}" for i in range(bulk.models)]
     numbers = range(1, bulk.versions + 1)
-    _insert(connection, "registered_models", ((name, STARTED, STARTED + 1, f"About {name}") for name in names))
-    _insert(connection, "registered_model_tags", ((name, "team", "risk") for name in names))
+    rows.insert("registered_models", ((name, STARTED, STARTED + 1, f"About {name}") for name in names))
+    rows.insert("registered_model_tags", ((name, "team", "risk") for name in names))
     if bulk.versions:
         aliases = [("champion", bulk.versions), ("challenger", 1)]
-        _insert(connection, "registered_model_aliases", ((name, *alias) for name in names for alias in aliases))
-    _insert(connection, "model_versions", _versions(bulk, names, run_ids))
-    _insert(
-        connection,
+        rows.insert("registered_model_aliases", ((name, *alias) for name in names for alias in aliases))
+    rows.insert("model_versions", _versions(bulk, names, run_ids))
+    rows.insert(
         "model_version_tags",
         ((name, number, "approved", "yes") for name in names for number in numbers),
     )

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+import sqlalchemy as sa
 
 START_SECONDS = 120  # a start takes 10 at most; two cores may be shared by several of them
 FASTAPI = (3, 3)  # the first release that uvicorn serves
@@ -77,9 +78,20 @@ class MlflowServer:
         return content
 
     def execute(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Runs SQL on the SQLite file, behind the server's back: what no client can make or see."""
+        """Runs SQL on its database, behind the server's back: what no client makes or sees. `?` is a value's place."""
+        if not self.backend_uri.startswith("sqlite:"):
+            return self._execute_elsewhere(statement.replace("?", "%s"), values)
         with closing(sqlite3.connect(self.database, timeout=60)) as connection, connection:
             return connection.execute(statement, values).fetchall()
+
+    def _execute_elsewhere(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        engine = sa.create_engine(self.backend_uri)
+        try:
+            with engine.begin() as connection:
+                result = connection.exec_driver_sql(statement, values)
+                return [tuple(row) for row in result] if result.returns_rows else []
+        finally:
+            engine.dispose()
 
     @property
     def database(self) -> Path:

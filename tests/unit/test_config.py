@@ -89,10 +89,16 @@ class TestOtherSpellings:
         assert [name for name in names if pattern.allowed(name)] == ["churn-eu", "churn-", "fraud (EU)"]
 
     @pytest.mark.parametrize(
-        "experiments", ["churn-*", [], [{}], [{"id": 1}], ["churn-*", 5], {"name": "churn-*"}, None]
+        "experiments", ["churn-*", [], [{}], [{"name": 1}], ["churn-*", 5], {"name": "churn-*"}, None]
     )
     def test_anything_else_there_is_refused(self, experiments: Any) -> None:
         assert message(experiments=experiments).startswith("`experiments` must be a list like [{name: ")
+
+    @pytest.mark.parametrize(
+        ("entry", "hint"), [({"name": "a", "nam": "b"}, "Did you mean `name`?"), ({"nam": "b"}, "Did you mean `name`?")]
+    )
+    def test_an_unknown_key_there_is_refused(self, entry: dict[str, str], hint: str) -> None:
+        assert message(experiments=["a", entry]) == f"unknown key `nam` in `experiments`. {hint}"
 
     def test_both_spellings_at_once_are_refused(self) -> None:
         assert message(experiments=["a"], experiment_pattern={"allow": ["a"]}) == (
@@ -136,14 +142,11 @@ class TestOtherSpellings:
 
 
 class TestCredentials:
-    def test_a_name_needs_a_password_and_the_other_way_round(self) -> None:
-        expected = "`username` and `password` must be set together"
-        assert message(username="ada") == message(password=SECRET) == message(username="", password=SECRET) == expected
-
     def test_a_token_and_a_name_are_two_ways(self) -> None:
         assert message(username="ada", password=SECRET, token=SECRET) == (
             "`token` and `username` are two ways to log in: choose one"
         )
+        assert message(password=SECRET, token=SECRET) == "`token` and `password` are two ways to log in: choose one"
 
     def test_a_variable_that_is_empty_is_as_if_it_were_not_there(self) -> None:
         config = accepted(tracking_uri="", username="", password="", token="")
@@ -154,8 +157,32 @@ class TestCredentials:
             "in both `headers` and `headers_secret`: x-key"
         )
 
+    @pytest.mark.parametrize(
+        "name", ["X-Tenant:", "X Tenant", "", "X-Ténant", "X\n", f"Authorization: Bearer {SECRET}"]
+    )
+    @pytest.mark.parametrize("value", [SECRET, None])
+    def test_a_name_of_a_header_that_is_none_is_refused_and_shown_only_where_it_is_no_secret(
+        self, name: str, value: str | None
+    ) -> None:
+        assert refusal(headers_secret={name: value}) == (
+            "headers_secret",
+            "`headers_secret`: one of the names is no name of an HTTP header",
+        )
+        if SECRET not in name:
+            assert message(headers={name: value}) == f"`headers`: {name!r} is no name of an HTTP header"
+
+    @pytest.mark.parametrize("name", ["Content-Length", "content-length", "Transfer-Encoding", "CONNECTION"])
+    @pytest.mark.parametrize("key", ["headers", "headers_secret"])
+    def test_a_header_that_requests_set_themselves_is_refused(self, key: str, name: str) -> None:
+        assert refusal(**{key: {name: SECRET}}) == (
+            key,
+            f"`{key}`: {name} is set by each request itself, leave it out",
+        )
+
     def test_none_is_in_what_a_config_shows_of_itself(self) -> None:
-        config = accepted(password=SECRET, username="ada", headers_secret={"X-Key": SECRET})
+        config = accepted(
+            password=SECRET, username="ada", headers_secret={"X-Key": SECRET}, backend_store_password=SECRET
+        )
         token = accepted(token=SECRET)
         assert SECRET not in f"{config!r} {config} {config.headers_secret} {token!r} {token}"
 
@@ -194,8 +221,10 @@ class TestAddresses:
         ("uri", "part"),
         [
             ("./mlruns", "is a folder"),
-            (f"postgresql://u:{SECRET}@h/db", "is a database (postgresql)"),
+            (f"mssql+pyodbc://u:{SECRET}@h/db", "is a database (mssql) of a kind that can't be read directly"),
             ("gopher://h", "has the scheme `gopher`"),
+            (f"{SECRET}:pw@h", "should look like https://mlflow.example.com"),
+            (f"https//u:{SECRET}@h", "should look like https://mlflow.example.com"),
             ("https://", "names no host and port"),
             ("databricks-uc", "type `unity-catalog`"),
         ],
@@ -205,6 +234,47 @@ class TestAddresses:
         assert place == key
         assert text.startswith(f"`{key}`")
         assert part in text
+
+    @pytest.mark.parametrize("key", ["tracking_uri", "registry_uri", "backend_store_uri"])
+    @pytest.mark.parametrize(
+        "uri",
+        [f"postgresql+psycopg2://u:{SECRET}@h/db", "postgres://h/db", "mysql://h/db", "MariaDB://h/db", "sqlite:///x"],
+    )
+    def test_a_database_may_stand_under_each(self, key: str, uri: str) -> None:
+        assert getattr(accepted(**{key: uri}), key) == uri
+
+    @pytest.mark.parametrize(
+        "uri",
+        ["https://mlflow.test", "mssql://h/db", "./mlruns", f"{SECRET}:pw@h", f"redis://u:{SECRET}@h", "databricks"],
+    )
+    def test_anything_else_is_no_backend_store(self, uri: str) -> None:
+        place, text = refusal(backend_store_uri=uri)
+        assert place == "backend_store_uri"
+        assert text == (
+            "`backend_store_uri` must be a database of PostgreSQL, MySQL, MariaDB or SQLite, like "
+            "postgresql://user@host:5432/mlflow. The address of an MLflow server goes into `tracking_uri`"
+        )
+
+    @pytest.mark.parametrize(
+        ("url", "clean", "warned"),
+        [
+            ("https://mlflow.test", "https://mlflow.test", False),
+            (" HTTPS://mlflow.test:8443/a/ ", "https://mlflow.test:8443/a", False),
+            ("https://mlflow.test/#/experiments/1", "https://mlflow.test", False),
+            (f"https://ada:{SECRET}@mlflow.test/a", "https://mlflow.test/a", True),
+            (f"https://{SECRET}@mlflow.test/a", "https://mlflow.test/a", True),
+            (f"https://mlflow.test/a/?token={SECRET}#b", "https://mlflow.test/a", True),
+        ],
+    )
+    def test_links_hold_no_secret(self, url: str, clean: str, warned: bool) -> None:
+        config = accepted(base_external_url=url)
+        assert config.base_external_url == clean
+        assert [warning.partition(" holds")[0] for warning in config.warnings] == ["`base_external_url`"] * warned
+        assert SECRET not in f"{config!r} {config.warnings} {config.model_dump()}"
+
+    @pytest.mark.parametrize("url", ["https://", f"https://ada:{SECRET}@", "https://[::1", "https://h:x"])
+    def test_links_need_a_host(self, url: str) -> None:
+        assert message(base_external_url=url).startswith("`base_external_url` names no host and port.")
 
     @pytest.mark.parametrize("url", ["mlflow.test", "ftp://mlflow.test", "javascript:alert(1)"])
     def test_links_lead_to_web_pages_only(self, url: str) -> None:
@@ -224,6 +294,34 @@ class TestTls:
         assert text == "`tls.ca_bundle` says whom to trust, `tls.verify: false` to trust anybody: choose"
 
 
+class TestPlatformInstance:
+    @pytest.mark.parametrize("name", ["prod", "mlflow.eu-1", "team a/b", "größe", "x" * 100])
+    def test_a_name_is_taken_as_it_is(self, name: str) -> None:
+        assert accepted(platform_instance=name).platform_instance == name
+
+    def test_an_empty_one_is_none(self) -> None:
+        assert accepted(platform_instance="").platform_instance is None
+
+    @pytest.mark.parametrize("name", ["a,b", "a(b", "a)b", "a,b)(", " a", "a ", "a\n", "a\tb", "a\x00b", "a␟b", " "])
+    def test_one_that_would_break_urns_is_refused(self, name: str) -> None:
+        assert refusal(platform_instance=name) == (
+            "platform_instance",
+            "`platform_instance` is part of URNs: no comma, brackets, control characters, nor blanks at its ends",
+        )
+
+    def test_so_is_one_that_leaves_no_room_for_names(self) -> None:
+        assert message(platform_instance="x" * 101) == "`platform_instance` has 101 characters: 100 are allowed"
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), ".inf", "nan"])
+@pytest.mark.parametrize(
+    "place", ["timeout_seconds", "database.statement_timeout_seconds", "stateful_ingestion.fail_safe_threshold"]
+)
+def test_numbers_are_finite(place: str, value: float | str) -> None:
+    parent, _, key = place.rpartition(".")
+    assert refusal(**({parent: {key: value}} if parent else {key: value}))[0] == place
+
+
 @pytest.mark.parametrize(
     ("place", "below", "lowest", "highest", "above"),
     [
@@ -234,7 +332,9 @@ class TestTls:
         ("limits.max_description_chars", 9, 10, 10**6, None),
         ("page_size", 0, 1, 50_000, 50_001),
         ("max_retries", -1, 0, 10, 11),
-        ("timeout_seconds", 0, 0.1, 3600, None),
+        ("timeout_seconds", 0, 0.1, 86_400, 86_401),
+        ("database.statement_timeout_seconds", 0, 0.1, 3600, 3601),
+        ("database.pool_size", 0, 1, 10, None),
         ("run_retention_days", 0, 1, 10_000, None),
         ("max_runs_per_experiment", 0, 1, 10**6, None),
         ("stateful_ingestion.fail_safe_threshold", -1, 0, 100, 101),

@@ -16,12 +16,17 @@ from jsonschema import Draft7Validator  # type: ignore[import-untyped]
 from pydantic import BaseModel, SecretStr, ValidationError
 
 import docs.generate
-from datahub_mlflow_source.config import LimitsConfig, MlflowSourceConfig, RemovalConfig, TlsConfig
+from datahub_mlflow_source.config import DatabaseConfig, LimitsConfig, MlflowSourceConfig, RemovalConfig, TlsConfig
 from datahub_mlflow_source.connection import connections
 from docs.generate import GROUPS, PAGE, ROOT, SCHEMA, Group, page, recipe_schema, rows, schema_text
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yml"))
-BLOCKS: dict[str, type[BaseModel]] = {"tls": TlsConfig, "limits": LimitsConfig, "stateful_ingestion": RemovalConfig}
+BLOCKS: dict[str, type[BaseModel]] = {
+    "tls": TlsConfig,
+    "database": DatabaseConfig,
+    "limits": LimitsConfig,
+    "stateful_ingestion": RemovalConfig,
+}
 
 
 def is_accepted(config: dict[str, Any], source_type: str = "datahub-mlflow-source") -> bool:
@@ -93,6 +98,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"include_run_details": False},
     {"include_artifacts": False},
     {"include_runs": "registered", "env": "dev", "max_retries": 0, "timeout_seconds": 0.5},
+    {"backend_store_uri": "sqlite:////data/mlflow.db", "database": {"statement_timeout_seconds": 5, "pool_size": 1}},
     {"headers_secret": {"CF-Access-Client-Id": "made-up"}, "tls": {"verify": False}},
     {"experiment_pattern": {"deny": ["tmp"], "ignoreCase": False}, "run_retention_days": None},
     {"stateful_ingestion": {"enabled": True, "ignore_old_state": True, "max_checkpoint_state_size": 1}},
@@ -111,6 +117,9 @@ REFUSED: list[dict[str, Any]] = [
     {"timeout_seconds": 0},
     {"include_deleted": "perhaps"},
     {"experiments": []},
+    {"experiments": [{"name": "churn-*", "nam": "x"}]},
+    {"timeout_seconds": 86_401},
+    {"database": {"pool": 2}},
 ]
 
 
@@ -179,7 +188,7 @@ def test_a_shipped_recipe_takes_secrets_from_variables(path: Path) -> None:
 
 def test_datahub_masks_every_secret_of_the_config() -> None:
     secrets = [name for name, field in MlflowSourceConfig.model_fields.items() if SecretStr.__name__ in str(field)]
-    assert {"password", "token", "headers_secret"} <= set(secrets)
+    assert {"password", "token", "headers_secret", "backend_store_password"} <= set(secrets)
     assert [name for name in secrets if not is_masked(name)] == []
 
 

@@ -100,6 +100,14 @@ class TestAnswers:
         assert "`token` or `headers_secret`" in str(error)
         assert SECRET not in str(error)
 
+    @pytest.mark.parametrize(
+        "location", [f"https://login.test/x;jsessionid={SECRET}?a=1", f"https://ada:{SECRET}?{SECRET}@login.test/x"]
+    )
+    def test_nor_with_a_session_or_a_login(self, location: str) -> None:
+        error = refused(302, headers={"Location": location})
+        assert "It redirects to https://login.test/x: a login page" in str(error)
+        assert SECRET not in str(error)
+
     def test_a_redirect_within_the_server_names_the_path(self) -> None:
         assert "It redirects to /login:" in str(refused(302, headers={"Location": "/login?next=x"}))
 
@@ -140,6 +148,28 @@ class TestAnswers:
             "another site. Check `tracking_uri` (and `registry_uri`), and what the proxy in front of MLflow wants "
             "(`token`, `headers_secret`)."
         )
+
+    @pytest.mark.parametrize("status", [400, 403, 500])
+    def test_a_message_that_holds_a_credential_is_told_without_it(self, status: int) -> None:
+        message = f"can't connect to postgresql://mlflow:{SECRET}@db/mlflow with password: {SECRET}"
+        error = refused(status, json={"error_code": "INTERNAL_ERROR", "message": message})
+        assert "can't connect to postgresql://db/mlflow with password: ***" in str(error)
+        assert SECRET not in shown(error)
+
+    @pytest.mark.parametrize(
+        "said", [SECRET, f"Bearer {SECRET}-2", base64.b64encode(f"ada:{SECRET}".encode()).decode()]
+    )
+    def test_what_was_sent_is_not_repeated(self, said: str) -> None:
+        connection = Connection(URL, max_retries=0, secrets=frozenset({SECRET, f"{SECRET}-2", said}))
+        with responses.RequestsMock() as mock:
+            mock.post(FULL, status=403, json={"error_code": f"NO {said}", "message": f"{said}is wrong, {said}"})
+            error = error_of(lambda: MlflowHttp(connection).post(PATH, {}))
+        assert "(NO ***: ***is wrong, ***)" in str(error)
+        assert SECRET not in shown(error) + repr(vars(error)) + repr(connection)
+
+    def test_a_cut_leaves_no_half_of_a_credential(self) -> None:
+        message = "x" * 265 + f" postgresql://mlflow:{SECRET * 5}@db/mlflow"
+        assert SECRET not in str(refused(400, json={"error_code": "X", "message": message}))
 
     def test_a_long_message_of_the_server_is_cut(self) -> None:
         assert len(str(refused(400, json={"error_code": "X", "message": "y" * 10_000}))) < 500

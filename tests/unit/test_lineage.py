@@ -7,6 +7,7 @@ written out, with the place in acryl-datahub 1.7 that makes it.
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -192,6 +193,13 @@ class TestWeb:
     )
     def test_a_file_server_is_its_host_and_path(self, uri: str, platform: str) -> None:
         assert at(uri) == make_dataset_urn(platform, "h/k")
+
+    @pytest.mark.parametrize("part", ["-", "a-", ".a", ".a-", "s3.", "s3-a."])
+    @pytest.mark.parametrize("start", ["s3", "b.s3.", "storage.", ""])
+    def test_a_hostile_host_is_known_at_once(self, start: str, part: str) -> None:
+        began = time.perf_counter()
+        assert at(f"https://{start}{part * (60_000 // len(part))}/x/y") is None
+        assert time.perf_counter() - began < 2
 
 
 class TestHuggingFace:

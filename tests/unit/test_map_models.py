@@ -327,6 +327,13 @@ def test_pills_are_what_a_person_can_read_there() -> None:
     assert found["customProperties"].keys() >= tags.keys()
 
 
+def test_a_credential_makes_no_pill() -> None:
+    tags = {"AWS_SECRET_ACCESS_KEY": "made-up-1", "api_key": "made-up-2", "db_password": "made-up-3", "team": "risk"}
+    found = properties(version(make_version(tags=tags)))
+    assert found["tags"] == ["team:risk"]
+    assert "made-up" not in str(found)
+
+
 def test_there_are_twenty_pills_at_most() -> None:
     tags = {f"tag {number:02}": "" for number in range(21)}
     assert properties(version(make_version(tags=tags)))["tags"] == [f"tag {number:02}" for number in range(20)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations
 
 import pytest
 
 from datahub_mlflow_source.errors import PageError, ServerError
-from datahub_mlflow_source.readers.paging import BadRow, Page, offset_of, offset_token, read_ahead, walk
+from datahub_mlflow_source.readers.bad_runs import run_id_of, walk_runs
+from datahub_mlflow_source.readers.paging import BadRow, Fetch, Moved, Page, offset_of, offset_token, read_ahead, walk
 from tests.unit.listing import Listing, bad_places, ids_of, make_row
 
 IDS = "abcdef"
@@ -18,23 +19,23 @@ SECONDS = 10  # a thread that hasn't done it by then never will
 
 
 def walked(listing: Listing, page_size: int) -> list[object]:
-    return list(walk(listing.fetch, page_size))
+    return list(walk(listing.fetch, page_size, run_id_of))
 
 
 class TestWalk:
     def test_pages_come_as_the_server_gives_them(self) -> None:
         listing = Listing(IDS)
-        assert [ids_of([page]) for page in walk(listing.fetch, 4)] == [["a", "b", "c", "d"], ["e", "f"]]
+        assert [ids_of([page]) for page in walk(listing.fetch, 4, run_id_of)] == [["a", "b", "c", "d"], ["e", "f"]]
         assert listing.requests == 2
 
     def test_an_empty_page_with_a_token_is_not_the_end(self) -> None:
         pages = {None: Page([make_row("a")], "t1"), "t1": Page([], "t2"), "t2": Page([make_row("b")], None)}
-        assert ids_of(list(walk(lambda token, *_: pages[token], 1))) == ["a", "b"]
+        assert ids_of(list(walk(lambda token, *_: pages[token], 1, run_id_of))) == ["a", "b"]
 
     def test_the_same_token_twice_is_an_error(self) -> None:
         page = Page([make_row("a")], "t1")
         with pytest.raises(ServerError, match=r"same page token twice\. Check for a proxy that caches answers"):
-            list(walk(lambda *_: page, 1))
+            list(walk(lambda *_: page, 1, run_id_of))
 
     @pytest.mark.parametrize("page_size", [1, 2, 3, 7, 1000])
     def test_before_3_10_exactly_the_bad_rows_are_left_out(self, page_size: int) -> None:
@@ -79,7 +80,7 @@ class TestWalk:
                 raise PageError("deadlock", status=500)
             return listing.fetch(token, size, backwards)
 
-        assert ids_of(list(walk(fetch, 3))) == list(IDS)
+        assert ids_of(list(walk(fetch, 3, run_id_of))) == list(IDS)
         assert listing.requests == 2
 
     def test_more_bad_rows_than_raise_doubts_are_still_passed(self) -> None:
@@ -95,7 +96,7 @@ class TestWalk:
             raise PageError("the database is gone", status=500)
 
         with pytest.raises(PageError, match="the database is gone"):
-            list(walk(fetch, 1000))
+            list(walk(fetch, 1000, run_id_of))
         assert requests < 150
 
     def test_a_bad_row_behind_a_token_that_is_no_offset_breaks_the_listing_off(self) -> None:
@@ -104,7 +105,7 @@ class TestWalk:
                 raise PageError("boom", status=500)
             return Page([make_row("a")], "opaque")
 
-        walking = walk(fetch, 1)
+        walking = walk(fetch, 1, run_id_of)
         assert ids_of([next(walking)]) == ["a"]
         with pytest.raises(PageError, match="boom"):
             next(walking)
@@ -114,7 +115,81 @@ class TestWalk:
             raise ServerError("no access", status=403)
 
         with pytest.raises(ServerError, match="no access"):
-            list(walk(fetch, 1))
+            list(walk(fetch, 1, run_id_of))
+
+
+class TestChangesMeanwhile:
+    """MLflow's tokens count rows from the start, and others write to it."""
+
+    @staticmethod
+    def changing(listing: Listing, change: Callable[[Listing], None]) -> Fetch:
+        """Changes once, behind the first page."""
+        changes = iter([lambda _: None, change])
+
+        def fetch(token: str | None, size: int, backwards: bool) -> Page:
+            next(changes, lambda _: None)(listing)
+            return listing.fetch(token, size, backwards)
+
+        return fetch
+
+    @pytest.mark.parametrize("gone", ["a", "b", "c"])
+    def test_rows_that_went_away_before_the_place_are_noticed(self, gone: str) -> None:
+        """Without a look at the last row, the first of the next page would be passed over in silence."""
+        pages = list(walk(self.changing(Listing("abcdefgh"), lambda listing: listing.ids.remove(gone)), 3, run_id_of))
+        moved = [page for page in pages if isinstance(page, Moved)]
+        assert [run_id_of(page.after) for page in moved] == ["c"]
+        assert ids_of(pages)[:3] == ["a", "b", "c"]
+        assert ids_of(pages)[-1] == "h"
+
+    @pytest.mark.parametrize("new", ["0", "aa", "bb"])
+    def test_rows_that_came_before_it_make_nothing_come_twice(self, new: str) -> None:
+        def add(listing: Listing) -> None:
+            listing.ids = sorted([*listing.ids, new])
+
+        pages = list(walk(self.changing(Listing("abcdefgh"), add), 3, run_id_of))
+        assert ids_of(pages) == list("abcdefgh")
+        assert not any(isinstance(page, Moved) for page in pages)
+
+    def test_runs_that_went_away_are_noticed_too(self) -> None:
+        listing = Listing("abcdefgh")
+        fetch = self.changing(listing, lambda changed: changed.ids.remove("a"))
+        pages = list(walk_runs(lambda token, size, backwards, _: fetch(token, size, backwards), 3))
+        assert [run_id_of(page.after) for page in pages if isinstance(page, Moved)] == ["c"]
+
+    def test_a_bad_row_is_not_lost_when_another_goes_away_meanwhile(self) -> None:
+        """Looked for from the other side it would seem to be good: another stands in its place."""
+        listing = Listing("abcdefgh", bad="c", looks_ahead=True)
+        fetched = listing.fetch
+
+        def fetch(token: str | None, size: int, backwards: bool) -> Page:
+            if backwards and "h" in listing.ids:
+                listing.ids.remove("h")
+            return fetched(token, size, backwards)
+
+        pages = list(walk(fetch, 1000, run_id_of))
+        assert len(bad_places(pages)) == 1
+        assert sorted(ids_of(pages)) == list("abdefgh")
+
+
+class TestForEver:
+    @pytest.mark.parametrize("cycle", [["t1"], ["t1", "t2"], ["t1", "t2", "t3"]])
+    def test_tokens_that_come_again_are_an_error(self, cycle: list[str]) -> None:
+        tokens = iter(cycle * 100)
+        with pytest.raises(ServerError, match="same page token twice"):
+            list(walk(lambda *_: Page([make_row("a")], next(tokens)), 1, run_id_of))
+
+    def test_so_are_empty_pages_without_end(self) -> None:
+        tokens = map(str, range(100_000))
+        with pytest.raises(ServerError, match="same page token twice"):
+            list(walk(lambda *_: Page([], next(tokens)), 1, run_id_of))
+
+    def test_around_bad_rows_an_empty_page_is_the_end(self) -> None:
+        def fetch(token: str | None, size: int, backwards: bool) -> Page:
+            if token is None:
+                raise PageError("boom", status=500)
+            return Page([], "more")
+
+        assert ids_of(list(walk(fetch, 1, run_id_of))) == []
 
 
 class TestTokens:

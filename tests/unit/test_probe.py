@@ -55,7 +55,11 @@ def test_the_framework_finds_nothing_wrong_with_what_is_declared() -> None:
 
 def test_describe_tells_secrets_and_what_a_pattern_filters() -> None:
     fields = {field.name: field for field in describe_source(TYPE).fields}
-    assert {name for name, field in fields.items() if field.kind is FieldKind.SECRET} == {"password", "token"}
+    assert {name for name, field in fields.items() if field.kind is FieldKind.SECRET} == {
+        "backend_store_password",
+        "password",
+        "token",
+    }
     assert {name: field.filters for name, field in fields.items() if field.filters} == {
         "experiment_pattern": "Experiment",
         "model_pattern": "Model",
@@ -66,7 +70,14 @@ def test_describe_tells_secrets_and_what_a_pattern_filters() -> None:
 
 def test_scaffold_takes_secrets_from_variables() -> None:
     assert scaffold(TYPE) == {
-        "source": {"type": TYPE, "config": {"password": "${PASSWORD}", "token": "${TOKEN}"}},
+        "source": {
+            "type": TYPE,
+            "config": {
+                "backend_store_password": "${BACKEND_STORE_PASSWORD}",
+                "password": "${PASSWORD}",
+                "token": "${TOKEN}",
+            },
+        },
     }
 
 

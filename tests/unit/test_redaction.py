@@ -66,6 +66,25 @@ TEXTS = {
     "run(f(password=hunter2))": "run(f(password=***))",
     "{'account_key': 'hunter2', 'depth': 3}": "{'account_key': '***', 'depth': 3}",
     r'{"u":"https:\/\/u:hunter2@h\/x?token=hunter2\u0026b=1"}': r'{"u":"https:\/\/h\/x?token=***\u0026b=1"}',
+    "Authorization: Bearer hunter2": "Authorization: Bearer ***",
+    'curl -H "Authorization: Basic hunter2==" https://h/x': 'curl -H "Authorization: Basic ***" https://h/x',
+    "Proxy-Authorization: hunter2\nHost: h": "Proxy-Authorization: ***\nHost: h",
+    "authorization=Basic hunter2": "authorization=Basic ***",
+    '{"Authorization": "Bearer hunter2", "n": 1}': '{"Authorization": "***", "n": 1}',
+    r"{\"Authorization\": \"Bearer hunter2\"}": r"{\"Authorization\": \"***\"}",
+    "{'authorization': 'Bearer hunter2'}": "{'authorization': '***'}",
+    "user: u\npassword: hunter2\nport: 5": "user: u\npassword: ***\nport: 5",
+    'db_password: "hunter2 x"': 'db_password: "***"',
+    "{user: u, api_key : hunter2, n: 1}": "{user: u, api_key : ***, n: 1}",
+    "X-Api-Key: hunter2": "X-Api-Key: ***",
+    "train.py --password hunter2 --epochs 3": "train.py --password *** --epochs 3",
+    "train.py --token=hunter2": "train.py --token=***",
+    "train.py --token 'hunter2 x'": "train.py --token '***'",
+    "train.py --api-key hunter2": "train.py --api-key ***",
+    "train.py --hf-token hunter2": "train.py --hf-token ***",
+    '["train.py", "--token", "hunter2", "--epochs", "3"]': '["train.py", "--token", "***", "--epochs", "3"]',
+    "GITHUB_TOKEN=hunter2 MYSQL_PWD=hunter2 train.py": "GITHUB_TOKEN=*** MYSQL_PWD=*** train.py",
+    "hf_token: hunter2": "hf_token: ***",
 }
 INNOCENT = [
     "",
@@ -94,6 +113,15 @@ INNOCENT = [
     "https://host/x?page=2&sort_key=name&monkey=1&pagetoken=3",
     '{"pad_token": "<pad>", "key": "value", "password": null, "n": 1}',
     '{"name": "password", "type": "string"}',
+    "Authorization: Bearer <token>",
+    "authorization=none",
+    "def connect(password: str, secret: Optional[str] = None, api_key: SecretStr)",
+    "pad_token: [PAD], eos_token: 2, max_token: 5",
+    "tokenizer: bert, token: word, next_page_token: 3",
+    "train.py --pad-token 0 --max-tokens 5 --key id --password --verbose",
+    "a -- b --- c",
+    "the token was sent and the password is known",
+    "the password reset: a story about keys",
     "{",
 ]
 
@@ -179,6 +207,18 @@ HOSTILE = {
     "commas": "password=" + ",a" * 500_000,
     "backslashes": "password=" + "\\" * 1_000_000,
     "oracle": "jdbc:oracle:thin:a/" * 50_000 + "@",
+    "headers": "authorization: bearer " * 45_000,
+    "json headers": '"authorization": "' * 55_000,
+    "blanks": "password" + " " * 1_000_000,
+    "yaml": "password: " * 100_000,
+    "yaml quotes": 'password: "' * 90_000,
+    "tokens": "a_token" * 140_000,
+    "tokens of text": "pad_token: " * 90_000,
+    "dashes": "-" * 1_000_000,
+    "options": "--password " * 90_000,
+    "short options": "--a" * 330_000,
+    "option quotes": '--password "' * 80_000,
+    "arguments": '"--token", "' * 80_000,
 }
 
 
@@ -188,12 +228,28 @@ def test_a_hostile_megabyte_is_read_in_one_go(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["password", "db_password", "AWS_SECRET_ACCESS_KEY", "model.api-key", "hf.access_token"]
+    "key",
+    [
+        *("password", "db_password", "AWS_SECRET_ACCESS_KEY", "model.api-key", "hf.access_token"),
+        *("GITHUB_TOKEN", "gitlab_token", "hf_token", "huggingface_token", "slack_token", "databricks_token"),
+        *("mlflow_tracking_token", "datahub_gms_token", "openai_token", "launchpad_token", "githubToken", "dbPassword"),
+        *("PGPASSWORD", "MYSQL_PWD", "pwd", "passwords", "python_passwords", "credentials", "aws_credentials", "jwt"),
+        *("secrets", "api_keys", "db_pass"),
+    ],
 )
 def test_a_key_that_can_only_name_a_credential_is_known(key: str) -> None:
     assert is_secret_key(key)
 
 
-@pytest.mark.parametrize("key", ["token", "pad_token", "max_tokens", "key", "sort_key", "n_passwords", "bypassword"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("token", "pad_token", "max_tokens", "key", "sort_key", "n_passwords", "bypassword"),
+        *("eos_token", "bos_token", "unk_token", "sep_token", "cls_token", "mask_token", "PAD_TOKEN", "padToken"),
+        *("tokenizer.pad_token", "additional_special_token", "decoder_start_token", "image_token", "loss_per_token"),
+        *("num_tokens", "token_type", "special_token", "max_token", "next_page_token", "token_id", "tokenizer"),
+        *("pass_rate", "bypass", "n_pass", "forward_pass", "pass", "num_secrets", "password_policy"),
+    ],
+)
 def test_a_key_that_names_something_else_in_machine_learning_is_not(key: str) -> None:
     assert not is_secret_key(key)

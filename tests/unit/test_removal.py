@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import requests
 from datahub.emitter.mcp import MetadataChangeProposalWrapper
 from datahub.ingestion.api.common import PipelineContext
 from datahub.ingestion.api.workunit import MetadataWorkUnit
@@ -54,20 +55,27 @@ def datasets(count: int, platform: str = "mlflow") -> list[str]:
     return [f"urn:li:dataset:(urn:li:dataPlatform:{platform},d{number},PROD)" for number in range(count)]
 
 
+def our_datasets(count: int) -> list[str]:
+    return [f"urn:li:dataset:(urn:li:dataPlatform:mlflow,train-{number:08x},PROD)" for number in range(count)]
+
+
+REGISTRY = f"urn:li:container:{'f' * 32}"
 EVERYTHING = [*containers(3), *groups(3), *versions(3), *datasets(3)]
 
 
 class Graph:
     """As much of a DataHub server as the guard asks."""
 
-    def __init__(self, aspects: Mapping[str, object]) -> None:
-        self.aspects, self.asked = aspects, 0
+    def __init__(self, aspects: Mapping[str, object], *, answers: bool = True) -> None:
+        self.aspects, self.asked, self.answers = aspects, 0, answers
 
     def get_config(self) -> dict[str, Any]:
         return {}
 
     def get_aspect(self, urn: str, aspect_type: type) -> object:
         self.asked += 1
+        if not self.answers:
+            raise requests.HTTPError("500")
         aspect = self.aspects.get(urn)
         assert aspect is None or isinstance(aspect, aspect_type)
         return aspect
@@ -92,7 +100,7 @@ class Catalog:
         sent: Collection[str],
         act: Callable[[RemovalGuard], None] = lambda _: None,
         *,
-        experiments: Collection[Experiment] = (),
+        experiments: Collection[Experiment] = (make_experiment(),),
         **stateful_ingestion: Any,
     ) -> Outcome:
         """Sends these entities; `act` tells the guard what went wrong meanwhile."""
@@ -114,7 +122,7 @@ class Catalog:
                 outcome.report.report_workunit(unit)
                 yield unit
             act(guard)
-            for unit in guard.work_units(experiments):
+            for unit in guard.work_units(experiments, REGISTRY):
                 outcome.kept.add(unit.get_urn())
                 yield unit
 
@@ -227,6 +235,9 @@ class TestUnreadableRuns:
     def test_all_datasets_stay_where_nobody_can_be_asked(self, tmp_path: Path) -> None:
         assert self.after(Catalog(tmp_path)).kept == set(datasets(2))
 
+    def test_all_datasets_stay_where_datahub_does_not_answer(self, tmp_path: Path) -> None:
+        assert self.after(Catalog(tmp_path, Graph({}, answers=False))).kept == set(datasets(2))
+
     def test_nobody_is_asked_where_nothing_would_be_removed(self, tmp_path: Path) -> None:
         graph = Graph({})
         Catalog(tmp_path, graph).ingest(EVERYTHING, lambda guard: guard.run_unreadable(RUN))
@@ -243,7 +254,9 @@ class TestUnreadableRuns:
 class TestSuddenDrop:
     """A permission that was lost looks like a deletion."""
 
-    @pytest.mark.parametrize("some", [containers, groups, versions], ids=["experiments", "models", "versions"])
+    @pytest.mark.parametrize(
+        "some", [containers, groups, versions, our_datasets], ids=["experiments", "models", "versions", "datasets"]
+    )
     def test_too_much_of_one_kind_gone_at_once_stays_and_is_a_failure(
         self, catalog: Catalog, some: Callable[[int], list[str]]
     ) -> None:
@@ -259,9 +272,9 @@ class TestSuddenDrop:
         assert list(failure.context) == [f"8 of 10 entities of type {kind}"]
 
     def test_other_kinds_are_still_removed(self, catalog: Catalog) -> None:
-        catalog.ingest([*groups(10), *versions(10), *datasets(40)])
-        outcome = catalog.ingest([*versions(9), *datasets(40)])
-        assert outcome.kept == set(groups(10))
+        catalog.ingest([*containers(10), *versions(10), *groups(40)])
+        outcome = catalog.ingest([*versions(9), *groups(40)])
+        assert outcome.kept == set(containers(10))
         assert outcome.removed == {versions(10)[9]}
 
     @pytest.mark.parametrize(
@@ -278,6 +291,25 @@ class TestSuddenDrop:
     def test_datasets_are_not_judged_as_those_of_the_built_in_all_go(self, catalog: Catalog) -> None:
         catalog.ingest([*datasets(10), *versions(40)])
         assert catalog.ingest(versions(40)).removed == set(datasets(10))
+
+    def test_what_hangs_on_them_stays_too(self, catalog: Catalog) -> None:
+        catalog.ingest([*groups(10), *versions(20), *containers(10), *datasets(9)])
+        outcome = catalog.ingest([*groups(1), *versions(19), *containers(1), *datasets(5)])
+        assert outcome.removed == set()
+        assert {*versions(20)[19:], *datasets(9)[5:]} < outcome.kept
+
+    def test_the_registry_which_is_always_there_is_not_counted(self, catalog: Catalog) -> None:
+        catalog.ingest([REGISTRY, *containers(3), *versions(40)])
+        outcome = catalog.ingest([REGISTRY, *versions(40)])
+        assert (outcome.kept, outcome.removed) == (set(containers(3)), set())
+        assert outcome.report.failures
+
+    def test_where_mlflow_lists_nothing_at_all_even_a_single_one_stays(self, catalog: Catalog) -> None:
+        single = [REGISTRY, *containers(1), *groups(1), *versions(1)]
+        catalog.ingest(single)
+        outcome = catalog.ingest([REGISTRY], experiments=())
+        assert (outcome.kept, outcome.removed) == (set(single[1:]), set())
+        assert outcome.report.failures
 
     def test_what_is_kept_anyway_is_not_counted_as_gone(self, catalog: Catalog) -> None:
         catalog.ingest([*groups(10), *versions(40)])
@@ -352,6 +384,11 @@ class TestRenames:
         catalog.ingest([self.OLD, *versions(9)])
         catalog.ingest(versions(9), keeping(self.OLD), experiments=self.EXPERIMENTS)
         assert graph.asked == 0
+
+    def test_it_is_no_matter_where_datahub_does_not_answer(self, tmp_path: Path) -> None:
+        catalog = Catalog(tmp_path, Graph({}, answers=False))
+        catalog.ingest([self.OLD, *versions(9)])
+        assert catalog.ingest(versions(9), experiments=self.EXPERIMENTS).removed == {self.OLD}
 
     def test_twenty_at_most_are_looked_up(self, tmp_path: Path) -> None:
         graph = Graph({})

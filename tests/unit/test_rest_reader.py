@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from datahub_mlflow_source.errors import ServerError
 from datahub_mlflow_source.readers import rest
 from datahub_mlflow_source.readers.base import RunScope
 from datahub_mlflow_source.readers.rest import RestReader
-from datahub_mlflow_source.records import ModelVersion, RegisteredModel, Unreadable
+from datahub_mlflow_source.records import ModelVersion, RegisteredModel, Run, Unreadable
 from tests.unit.fake_mlflow import URL, FakeMlflow, make_experiment_row, make_run_row
 from tests.unit.records import START
 
@@ -86,23 +87,21 @@ class TestRegistry:
         assert models == [("a", (("best", "2"), ("champion", "2"))), ("b", ())]
         assert versions == [("a", "1", ()), ("a", "2", ("best", "champion")), ("b", "1", ())]
 
-    def test_a_version_whose_model_was_not_read_is_unreadable_as_nobody_knows_its_aliases(
-        self, mlflow: FakeMlflow
-    ) -> None:
+    def test_of_a_version_whose_model_was_not_read_nobody_knows_the_aliases(self, mlflow: FakeMlflow) -> None:
         mlflow.models = [{"name": "a"}, {"name": "b"}, {"name": "c"}, {"name": "d"}]
         mlflow.versions = [{"name": "a", "version": "1"}, {"name": "c", "version": "1"}]
         mlflow.bad, mlflow.looks_ahead = {"c"}, False
         found = list(open_reader().registry())
         assert [record.what for record in unreadable(found)] == [
-            "the one at place 2, ordered by name, after b, before d",
-            "c version 1",
+            "the one at place 2, ordered by name, after b, before d"
         ]
-        assert [record.name for record in found if isinstance(record, ModelVersion)] == ["a"]
+        versions = [record for record in found if isinstance(record, ModelVersion)]
+        assert [(record.name, record.aliases_known) for record in versions] == [("a", True), ("c", False)]
 
     def test_a_page_of_models_is_never_larger_than_mlflow_allows(self, mlflow: FakeMlflow) -> None:
         list(open_reader(page_size=50_000).registry())
-        assert mlflow.queries("registered-models/search")[0]["max_results"] == "1000"
-        assert mlflow.queries("model-versions/search")[0]["max_results"] == "50000"
+        assert mlflow.queries("registered-models/search")[0]["max_results"] == "999"
+        assert mlflow.queries("model-versions/search")[0]["max_results"] == "49999"
 
     def test_a_registry_of_its_own_is_asked_for_models_and_for_nothing_else(self, mlflow: FakeMlflow) -> None:
         mlflow.experiments, mlflow.runs = [make_experiment_row("1")], [make_run_row("a")]
@@ -178,11 +177,11 @@ class TestRuns:
     def test_of_many_bad_ones_the_rest_are_told_by_their_neighbours(
         self, mlflow: FakeMlflow, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(rest, "_BAD_RUNS_NAMED", 1)
+        monkeypatch.setattr(rest, "_SECONDS_TO_NAME_BAD_RUNS", 1e-9)
         mlflow.runs = [make_run_row(run_id) for run_id in HEX_IDS]
         mlflow.bad, mlflow.looks_ahead = set(HEX_IDS[2:5]), False
         found = unreadable(open_reader(page_size=2).runs(["1"], ALL))
-        place = f"a run whose id is between {HEX_IDS[1]} and {HEX_IDS[6]}"
+        place = f"one whose id is between {HEX_IDS[1]} and {HEX_IDS[6]}"
         assert [(record.what, record.run_id) for record in found] == [
             (HEX_IDS[2], HEX_IDS[2]),
             (place, ""),
@@ -216,7 +215,7 @@ class TestLatestRuns:
     @pytest.mark.usefixtures("runs")
     def test_more_than_a_page_come_in_pages(self, mlflow: FakeMlflow) -> None:
         assert ids_of(open_reader(page_size=2).runs(["1"], self.LATEST)) == ["f", "e", "d"]
-        assert [query["max_results"] for query in mlflow.queries("runs/search")] == [2, 2]
+        assert [query["max_results"] for query in mlflow.queries("runs/search")] == [2, 3]
 
     @pytest.mark.usefixtures("runs")
     @pytest.mark.parametrize("page_size", [1, 2, 1000])
@@ -240,6 +239,7 @@ class TestRunsById:
                 "experiment_ids": ["1", "2"],
                 "run_view_type": "ACTIVE_ONLY",
                 "filter": "attributes.run_id IN ('a', 'c', 'gone') AND metrics.auc > 0.8",
+                "order_by": ["attributes.run_id ASC"],
                 "max_results": 3,
             }
         ]
@@ -322,6 +322,39 @@ def test_the_servers_version_is_known(mlflow: FakeMlflow) -> None:
     assert open_reader().server_version() == "3.17.2"
 
 
+@pytest.mark.parametrize(
+    "path", ["experiments/search", "runs/search", "registered-models/search", "model-versions/search"]
+)
+@pytest.mark.parametrize(
+    "answer", [{"error": "session expired"}, {"runs": None, "models": 1}, {"message": ""}], ids=str
+)
+def test_an_answer_without_the_listing_is_not_its_end(mlflow: FakeMlflow, path: str, answer: dict[str, object]) -> None:
+    """Taken for an empty page, it would look as if everything had been deleted."""
+    mlflow.answers[path] = (200, {}, json.dumps(answer))
+    reader = open_reader()
+    found = unreadable(chain(reader.experiments(), reader.runs(["1"], ALL), reader.registry()))
+    assert [record.listing_broke_off for record in found] == [True]
+
+
+def test_an_empty_answer_is_an_empty_listing(mlflow: FakeMlflow) -> None:
+    reader = open_reader()
+    assert list(chain(reader.experiments(), reader.runs(["1"], ALL), reader.registry())) == []
+
+
+def test_null_for_a_text_that_may_be_absent_is_none(mlflow: FakeMlflow) -> None:
+    mlflow.runs = [make_run_row("a", user_id=None, artifact_uri=None, run_name=None)]
+    (run,) = open_reader().runs(["1"], ALL)
+    assert isinstance(run, Run)
+    assert (run.user_id, run.artifact_uri, run.name) == ("", "", "a")
+
+
+def test_a_server_that_fails_on_everything_is_not_asked_for_each_run(mlflow: FakeMlflow) -> None:
+    mlflow.answers["runs/search"] = (500, {}, json.dumps({"error_code": "INTERNAL_ERROR", "message": "gone"}))
+    found = list(open_reader().runs_by_id([f"{number:032x}" for number in range(2000)], ["1"], ALL))
+    assert [record.listing_broke_off for record in unreadable(found)] == [True]
+    assert len(mlflow.asked) < 20
+
+
 class TestRowsFormedOtherwise:
     """Of a server that isn't quite MLflow: each is Unreadable with a name, and the rest of its page comes."""
 
@@ -339,6 +372,11 @@ class TestRowsFormedOtherwise:
             ([1], "a list"),
             (make_run_row("x", start_time="yesterday"), "x"),
             (make_run_row("x", start_time=""), "x"),
+            (make_run_row("x", end_time=2**63 - 1), "x"),
+            (make_run_row("x", user_id=5), "x"),
+            (make_run_row("x", run_name=7), "x"),
+            (make_run_row("x", status=None), "x"),
+            (make_run_row("x", experiment_id=None), "x"),
             (make_run_row("x", start_time=float("inf")), "x"),
             (make_run_row("x") | {"data": None}, "x"),
             (make_run_row("x") | {"data": []}, "x"),
@@ -366,6 +404,9 @@ class TestRowsFormedOtherwise:
             ({"name": "x"}, "x"),
             ({"experiment_id": "7", "name": "x", "creation_time": "soon"}, "x"),
             ({"experiment_id": "7", "name": "x", "tags": [1]}, "x"),
+            ({"experiment_id": None, "name": "x"}, "x"),
+            ({"experiment_id": "7", "name": ["x"]}, "['x']"),
+            ({"experiment_id": "7", "name": "x", "lifecycle_stage": None}, "x"),
             ("text", "a str"),
         ],
         ids=str,
@@ -391,6 +432,8 @@ class TestRowsFormedOtherwise:
             ({"name": "x"}, "x"),
             ({"version": "3"}, "a row without a name version 3"),
             ({"name": "x", "version": "3", "last_updated_timestamp": "soon"}, "x version 3"),
+            ({"name": "x", "version": None}, "x version None"),
+            ({"name": "x", "version": "3", "run_id": 5}, "x version 3"),
             (5, "a int"),
         ],
         ids=str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,18 @@ def test_a_tag_that_looks_like_one_of_ours_is_set_apart() -> None:
         "mlflow_sourcery": "f",
         "signatures": "g",
     }
+
+
+def test_one_that_looks_so_many_times_over_is_known_at_once() -> None:
+    key = "tag." * 500_000 + "signature.inputs"
+    began = time.perf_counter()
+    assert properties({key: "a"}) == {f"tag.{key}": "a"}
+    assert time.perf_counter() - began < 2
+
+
+@pytest.mark.parametrize("key", ["GITHUB_TOKEN", "hf_token", "PGPASSWORD", "MYSQL_PWD", "passwords", "credentials"])
+def test_what_is_called_like_a_credential_is_never_sent(key: str) -> None:
+    assert properties({key: "made-up", "pad_token": "<pad>"}) == {key: "***", "pad_token": "<pad>"}
 
 
 def test_uncommitted_code_and_the_history_of_model_files_are_never_sent() -> None:

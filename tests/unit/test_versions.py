@@ -11,6 +11,12 @@ from datahub_mlflow_source.versions import VersionIndex, version_number
 from tests.unit.records import make_version
 
 
+@pytest.fixture(autouse=True, params=[1, 100_000], ids=["in a file", "in memory"])
+def runs_in_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rule holds for both."""
+    monkeypatch.setattr(VersionIndex.__init__, "__defaults__", (request.param,))
+
+
 def index_of(*versions: ModelVersion) -> VersionIndex:
     index = VersionIndex()
     for version in versions:

@@ -1,0 +1,96 @@
+"""Walking a table by its key: a page in each transaction, and around rows that can't be read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+from datahub_mlflow_source.errors import PageError, ServerError
+from datahub_mlflow_source.readers.database import Database, Reading
+from datahub_mlflow_source.records import Kind, Tags, Unreadable
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+# So many keys behind this one (at first: None), in order; fewer mean that there are no more.
+Keys = Callable[[Reading, K | None, int], Sequence[K]]
+# The records of these keys, in order, without those that are left out.
+Read = Callable[[Reading, Sequence[K]], Sequence[T]]
+
+
+def walk_by_key(
+    kind: Kind, database: Database, keys: Keys[K], read: Read[K, T], page_size: int, shown: Callable[[K], str]
+) -> Iterator[list[T | Unreadable]]:
+    """All records, in pages of at most `page_size`; where the walk breaks off, an Unreadable that says so."""
+    after: K | None = None
+    while True:
+        try:
+            page, records = _page(database, keys, read, after, page_size)
+        except ServerError as error:
+            yield [broke_off(kind, error)]
+            return
+        if records is None:
+            yield from ([record] for record in in_halves(kind, database, page, read, shown))
+        else:
+            yield list(records)
+        if len(page) < page_size:
+            return
+        after = page[-1]
+
+
+def _page(
+    database: Database, keys: Keys[K], read: Read[K, T], after: K | None, page_size: int
+) -> tuple[Sequence[K], Sequence[T] | None]:
+    """The keys of a page and its records; None instead of those where a row can't be read."""
+
+    def both(reading: Reading) -> tuple[Sequence[K], Sequence[T]]:
+        page = keys(reading, after, page_size)
+        return page, read(reading, page) if page else ()
+
+    try:
+        return database.read(both)
+    except PageError:
+        return database.read(lambda reading: keys(reading, after, page_size)), None
+
+
+def in_halves(
+    kind: Kind, database: Database, keys: Sequence[K], read: Read[K, T], shown: Callable[[K], str]
+) -> Iterator[T | Unreadable]:
+    """The records of these keys; in halves, where a row can't be read, until only such rows are left out."""
+    try:
+        yield from database.read(lambda reading: read(reading, keys))
+    except PageError as error:
+        if len(keys) == 1:
+            run_id = shown(keys[0]) if kind == "run" else ""
+            yield Unreadable(kind, shown(keys[0]), str(error), run_id=run_id)
+            return
+        middle = len(keys) // 2
+        yield from in_halves(kind, database, keys[:middle], read, shown)
+        yield from in_halves(kind, database, keys[middle:], read, shown)
+    except ServerError as error:
+        yield broke_off(kind, error)
+
+
+def broke_off(kind: Kind, error: ServerError) -> Unreadable:
+    return Unreadable(kind, "the table, ordered by its key", str(error), listing_broke_off=True)
+
+
+def batches(keys: Iterable[K], size: int) -> Iterator[list[K]]:
+    iterator = iter(keys)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def grouped(rows: Iterable[Sequence[Any]]) -> dict[Any, list[tuple[Any, ...]]]:
+    """Rows by their first column, without it. Empty where there is none."""
+    found: dict[Any, list[tuple[Any, ...]]] = defaultdict(list)
+    for row in rows:
+        found[row[0]].append(tuple(row[1:]))
+    return found
+
+
+def pairs(rows: Iterable[tuple[str, str | None]]) -> Tags:
+    """(key, value), sorted by key, as every reader has them. A value may be NULL."""
+    return tuple(sorted((key, value or "") for key, value in rows))

@@ -1,0 +1,124 @@
+"""MLflow's tables, as far as they are read (models.py of its two SQL stores, 2.10 to 3.17), and what a database has.
+
+Columns have no types: whatever the driver gives is what MLflow's own store would see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from datahub_mlflow_source.errors import ServerError
+from datahub_mlflow_source.readers.database import Database
+
+_WORKSPACE = "workspace"  # column since 3.10
+_DEFAULT_WORKSPACE = "default"  # what a server without workspaces shows, and one with them to whoever names none
+
+# alembic_version.version_num after a server of this release has made or migrated the database.
+_RELEASES = {
+    "acf3f17fdcc7": "2.10",
+    "4465047574b1": "2.15",
+    "0584bdc529eb": "2.20 to 2.22",
+    "bda7b8c39065": "3.0",
+    "71994744cf8e": "3.4",
+    "dc11669786a5": "3.17",
+}
+
+
+def _table(name: str, columns: str) -> Any:
+    return sa.table(name, *(sa.column(column) for column in columns.split()))
+
+
+EXPERIMENTS = _table(
+    "experiments",
+    "experiment_id name artifact_location lifecycle_stage creation_time last_update_time workspace",
+)
+EXPERIMENT_TAGS = _table("experiment_tags", "experiment_id key value")
+RUNS = _table(
+    "runs",
+    "run_uuid name experiment_id user_id status start_time end_time artifact_uri lifecycle_stage",
+)
+TAGS = _table("tags", "run_uuid key value")
+PARAMS = _table("params", "run_uuid key value")
+LATEST_METRICS = _table("latest_metrics", "run_uuid key value timestamp step is_nan")
+DATASETS = _table(
+    "datasets", "dataset_uuid name digest dataset_source_type dataset_source dataset_schema dataset_profile"
+)
+INPUTS = _table("inputs", "input_uuid source_type source_id destination_type destination_id")
+INPUT_TAGS = _table("input_tags", "input_uuid name value")
+REGISTERED_MODELS = _table("registered_models", "name creation_time last_updated_time description workspace")
+REGISTERED_MODEL_TAGS = _table("registered_model_tags", "name key value workspace")
+REGISTERED_MODEL_ALIASES = _table("registered_model_aliases", "name alias version workspace")
+MODEL_VERSIONS = _table(
+    "model_versions",
+    "name version creation_time last_updated_time description user_id current_stage source run_id status "
+    "status_message run_link workspace",
+)
+MODEL_VERSION_TAGS = _table("model_version_tags", "name version key value workspace")
+
+_TRACKING = (
+    *(EXPERIMENTS, EXPERIMENT_TAGS, RUNS, TAGS, PARAMS, LATEST_METRICS),
+    *(DATASETS, INPUTS, INPUT_TAGS),
+)
+_REGISTRY = (
+    *(REGISTERED_MODELS, REGISTERED_MODEL_TAGS, REGISTERED_MODEL_ALIASES),
+    *(MODEL_VERSIONS, MODEL_VERSION_TAGS),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What one database has."""
+
+    release: str  # "database schema dc11669786a5, of MLflow 3.17"
+    with_workspaces: frozenset[str]  # tables
+
+    def of_workspace(self, table: Any) -> tuple[Any, ...]:
+        """The condition that leaves only the default workspace's rows; none where there are no workspaces yet."""
+        return (table.c.workspace == _DEFAULT_WORKSPACE,) if table.name in self.with_workspaces else ()
+
+
+def look(database: Database) -> Schema:
+    """Finds out what there is.
+
+    Raises:
+        ServerError: it is no database of MLflow's, or one that lacks what is read.
+    """
+    there = database.columns([table.name for table in (*_TRACKING, *_REGISTRY)])
+    where = database.connection.shown
+    missing = dict(_missing(there))
+    if EXPERIMENTS.name in missing or RUNS.name in missing:
+        raise ServerError(
+            f"{where} is not MLflow's: it has no tables `experiments` and `runs` that this user may see. Check the "
+            f"name of the database in `{database.connection.key}` (for PostgreSQL also the schema, by "
+            "`?options=-csearch_path=<schema>`), and that the user may SELECT from MLflow's tables."
+        )
+    if missing:
+        parts = "; ".join(f"{table}: {', '.join(columns)}" for table, columns in sorted(missing.items()))
+        raise ServerError(
+            f"{where} has no {parts}, which this connector reads. It is known to work with databases of MLflow 2.10 to "
+            "3.17: upgrade MLflow's database, or this connector, or read over REST by `tracking_uri`."
+        )
+    revision = database.read(_revision)
+    of = f", of MLflow {_RELEASES[revision]}" if revision in _RELEASES else ""
+    with_workspaces = frozenset(table for table, columns in there.items() if _WORKSPACE in columns)
+    return Schema(f"database schema {revision}{of}", with_workspaces)
+
+
+def _missing(there: Mapping[str, frozenset[str]]) -> list[tuple[str, list[str]]]:
+    """Tables and their columns that are needed and not there."""
+    found = []
+    for table in (*_TRACKING, *_REGISTRY):
+        needed = {column.name for column in table.c} - {_WORKSPACE}
+        lacking = sorted(needed - there.get(table.name, frozenset()))
+        if lacking:
+            found.append((table.name, lacking))
+    return found
+
+
+def _revision(reading: Any) -> str:
+    rows = reading.rows(sa.select(sa.column("version_num")).select_from(sa.table("alembic_version")))
+    return str(rows[0][0]) if rows else "unknown"

@@ -1,0 +1,222 @@
+"""The reader for a backend database: the records of the REST reader, straight from MLflow's tables.
+
+By key and never by OFFSET, a page in each transaction, so that none is open while the sink is waited for.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import total_ordering
+from itertools import chain
+
+import sqlalchemy as sa
+
+from datahub_mlflow_source.backend_store import DatabaseConnection
+from datahub_mlflow_source.errors import ServerError
+from datahub_mlflow_source.readers import schema
+from datahub_mlflow_source.readers.base import RunScope
+from datahub_mlflow_source.readers.by_key import batches, broke_off, grouped, in_halves, pairs, walk_by_key
+from datahub_mlflow_source.readers.database import Database, Reading
+from datahub_mlflow_source.readers.paging import read_ahead
+from datahub_mlflow_source.readers.schema import EXPERIMENT_TAGS, EXPERIMENTS, Schema
+from datahub_mlflow_source.readers.sql_registry import SqlRegistry, VersionKey
+from datahub_mlflow_source.readers.sql_runs import RunKey, keys_of, read_runs, run_filter, run_keys
+from datahub_mlflow_source.records import Experiment, ModelVersion, RegisteredModel, Run, Unreadable
+
+_MOST_IN_PAGE = 1000  # runs with 30 rows each are 30,000 rows
+
+
+class SqlReader:
+    """MLflow's database: experiments and runs from one, models and versions from it or another."""
+
+    def __init__(self, tracking: DatabaseConnection, registry: DatabaseConnection, page_size: int) -> None:
+        """Raises RecipeError where the database's driver is not installed."""
+        self._tracking = Database(tracking)
+        self._registry = self._tracking if registry == tracking else Database(registry)
+        self._page_size = min(page_size, _MOST_IN_PAGE)
+        self._schemas: dict[Database, Schema] = {}
+
+    @property
+    def requests_sent(self) -> int:
+        """SQL statements so far, retries included."""
+        other = 0 if self._registry is self._tracking else self._registry.queries_sent
+        return self._tracking.queries_sent + other
+
+    def query_millis(self) -> tuple[float, float] | None:
+        """How long a SELECT took: 95 of 100 not longer than the first figure, none longer than the second."""
+        seconds = sorted({*self._tracking.query_seconds, *self._registry.query_seconds})
+        return (1000 * seconds[int(0.95 * (len(seconds) - 1))], 1000 * seconds[-1]) if seconds else None
+
+    def check(self) -> None:
+        self._schema(self._tracking)
+        self._schema(self._registry)
+
+    def server_version(self) -> str | None:
+        return self._schema(self._tracking).release
+
+    def close(self) -> None:
+        self._tracking.close()
+        self._registry.close()
+
+    def _schema(self, database: Database) -> Schema:
+        if database not in self._schemas:
+            self._schemas[database] = schema.look(database)
+        return self._schemas[database]
+
+    def experiments(self) -> Iterator[Experiment | Unreadable]:
+        of_workspace = self._schema(self._tracking).of_workspace(EXPERIMENTS)
+
+        def keys(reading: Reading, after: int | None, size: int) -> list[int]:
+            id_ = EXPERIMENTS.c.experiment_id
+            statement = sa.select(id_).where(*of_workspace).order_by(id_).limit(size)
+            return [row[0] for row in reading.rows(statement.where(id_ > after) if after is not None else statement)]
+
+        return chain.from_iterable(walk_by_key("experiment", self._tracking, keys, _experiments, self._page_size, str))
+
+    def registry(self) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
+        statements = SqlRegistry(self._schema(self._registry))
+        try:
+            prompts = self._registry.read(statements.prompts)
+        except ServerError as error:
+            yield broke_off("registered model", error)
+            yield broke_off("model version", error)
+            return
+        aliases: dict[str, dict[str, list[str]]] = {}
+
+        def versions(reading: Reading, keys: Sequence[VersionKey]) -> list[ModelVersion]:
+            return statements.versions(reading, keys, aliases)
+
+        for found in chain.from_iterable(
+            walk_by_key(
+                "registered model", self._registry, statements.model_keys, statements.models, self._page_size, str
+            )
+        ):
+            if isinstance(found, RegisteredModel):
+                if found.name in prompts:
+                    continue
+                of_version: dict[str, list[str]] = defaultdict(list)
+                aliases[found.name] = of_version
+                for alias, version in found.aliases:
+                    of_version[version].append(alias)
+            yield found
+        pages = walk_by_key("model version", self._registry, statements.version_keys, versions, self._page_size, str)
+        for one in chain.from_iterable(read_ahead(pages)):
+            if isinstance(one, Unreadable) or one.name not in prompts:
+                yield one
+
+    def runs(self, experiment_ids: Iterable[str], scope: RunScope) -> Iterator[Run | Unreadable]:
+        ids = frozenset(experiment_ids)
+        if scope.latest_per_experiment:
+            return self._latest_runs(ids, scope)
+        return chain.from_iterable(self._runs(ids, scope))
+
+    def _runs(self, experiment_ids: frozenset[str], scope: RunScope) -> Iterator[list[Run | Unreadable]]:
+        try:
+            keep = run_filter(scope)
+        except ServerError as error:
+            yield [broke_off("run", error)]
+            return
+
+        def read(reading: Reading, page: Sequence[RunKey]) -> list[Run]:
+            wanted = [key.run_id for key in page if key.in_scope(experiment_ids, scope)]
+            return keep(read_runs(reading, wanted, whole_range=len(wanted) == len(page)))
+
+        yield from walk_by_key("run", self._tracking, run_keys, read, self._page_size, lambda key: key.run_id)
+
+    def _latest_runs(self, experiment_ids: frozenset[str], scope: RunScope) -> Iterator[Run | Unreadable]:
+        """Found out in one walk, read in another; by experiment, the latest first."""
+        latest: dict[str, list[_Place]] = {id_: [] for id_ in sorted(experiment_ids, key=_by_number)}
+        most = scope.latest_per_experiment or 0
+        for found in self._places(experiment_ids, scope):
+            if isinstance(found, Unreadable):
+                yield found
+                continue
+            heap = latest[found.experiment_id]
+            if len(heap) < most:
+                heapq.heappush(heap, found)
+            else:
+                heapq.heappushpop(heap, found)
+        everything = RunScope(include_deleted=True)
+        for id_, heap in latest.items():
+            run_ids = [place.run_id for place in sorted(heap, reverse=True)]
+            for batch in batches(run_ids, self._page_size):
+                found_runs = list(self.runs_by_id(batch, [id_], everything))
+                yield from sorted(found_runs, key=lambda run: batch.index(run.run_id))
+
+    def _places(self, experiment_ids: frozenset[str], scope: RunScope) -> Iterator[_Place | Unreadable]:
+        """Of all runs in scope. Whole runs are read only where a filter has to see them."""
+
+        def read(_: Reading, page: Sequence[RunKey]) -> list[_Place]:
+            wanted = (key for key in page if key.in_scope(experiment_ids, scope))
+            return [_Place(key.start_time or 0, key.run_id, str(key.experiment_id)) for key in wanted]
+
+        if scope.filter:
+            for run in chain.from_iterable(self._runs(experiment_ids, scope)):
+                if isinstance(run, Run):
+                    yield _Place(run.start_time or 0, run.run_id, run.experiment_id)
+                else:
+                    yield run
+            return
+        pages = walk_by_key("run", self._tracking, run_keys, read, self._page_size, lambda key: key.run_id)
+        yield from chain.from_iterable(pages)
+
+    def runs_by_id(
+        self, run_ids: Iterable[str], experiment_ids: Iterable[str], scope: RunScope
+    ) -> Iterator[Run | Unreadable]:
+        experiments = frozenset(experiment_ids)
+        try:
+            keep = run_filter(scope)
+        except ServerError as error:
+            yield broke_off("run", error)
+            return
+
+        def read(reading: Reading, ids: Sequence[str]) -> list[Run]:
+            wanted = [key.run_id for key in keys_of(reading, ids) if key.in_scope(experiments, scope)]
+            return keep(read_runs(reading, wanted, whole_range=False))
+
+        for batch in batches(sorted(set(run_ids)), self._page_size):
+            yield from in_halves("run", self._tracking, batch, read, str)
+
+
+def _experiments(reading: Reading, ids: Sequence[int]) -> list[Experiment]:
+    table, tags = EXPERIMENTS.c, EXPERIMENT_TAGS.c
+    of_experiment = grouped(
+        reading.rows(sa.select(tags.experiment_id, tags.key, tags.value).where(tags.experiment_id.in_(ids)))
+    )
+    statement = sa.select(
+        *(table.experiment_id, table.name, table.artifact_location, table.lifecycle_stage),
+        *(table.creation_time, table.last_update_time),
+    )
+    rows = reading.rows(statement.where(table.experiment_id.in_(ids)).order_by(table.experiment_id))
+    return [
+        Experiment(
+            experiment_id=str(id_),
+            name=name,
+            artifact_location=location or "",
+            lifecycle_stage=stage or "active",
+            creation_time=created or None,
+            last_update_time=updated or None,
+            tags=pairs(of_experiment[id_]),
+        )
+        for id_, name, location, stage, created, updated in rows
+    ]
+
+
+@total_ordering
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Of a run among the latest: later starts are greater, and of two at once the smaller id is."""
+
+    start_time: int
+    run_id: str
+    experiment_id: str
+
+    def __lt__(self, other: _Place) -> bool:
+        return (self.start_time, other.run_id) < (other.start_time, self.run_id)
+
+
+def _by_number(experiment_id: str) -> tuple[int, str]:
+    return (int(experiment_id), "") if experiment_id.isdecimal() else (0, experiment_id)

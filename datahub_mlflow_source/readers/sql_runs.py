@@ -1,0 +1,194 @@
+"""Runs out of MLflow's tables: a range of run ids at a time, with all that belongs to them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from datahub_mlflow_source.errors import ServerError
+from datahub_mlflow_source.readers.base import RunScope
+from datahub_mlflow_source.readers.by_key import pairs
+from datahub_mlflow_source.readers.database import Reading
+from datahub_mlflow_source.readers.schema import DATASETS, INPUT_TAGS, INPUTS, LATEST_METRICS, PARAMS, RUNS, TAGS
+from datahub_mlflow_source.records import DatasetInput, Metric, Run, Tags
+
+_RUN_NAME = "mlflow.runName"
+_NAN = float("nan")
+
+
+class RunKey(NamedTuple):
+    """What decides whether a run is wanted, before the rest of it is read."""
+
+    run_id: str
+    experiment_id: int
+    lifecycle_stage: str | None
+    start_time: int | None
+
+    def in_scope(self, experiment_ids: frozenset[str], scope: RunScope) -> bool:
+        """As MLflow's search has it, which doesn't find a run of neither lifecycle stage."""
+        stages = ("active", "deleted") if scope.include_deleted else ("active",)
+        late_enough = scope.started_after is None or (self.start_time or 0) > scope.started_after
+        return late_enough and self.lifecycle_stage in stages and str(self.experiment_id) in experiment_ids
+
+
+_KEY = sa.select(RUNS.c.run_uuid, RUNS.c.experiment_id, RUNS.c.lifecycle_stage, RUNS.c.start_time).order_by(
+    RUNS.c.run_uuid
+)
+
+
+def run_keys(reading: Reading, after: RunKey | None, size: int) -> list[RunKey]:
+    """The next so many runs of the whole database. There is no index but that of run ids, so all are passed."""
+    statement = _KEY.where(RUNS.c.run_uuid > after.run_id) if after else _KEY
+    return [RunKey(*row) for row in reading.rows(statement.limit(size))]
+
+
+def keys_of(reading: Reading, run_ids: Sequence[str]) -> list[RunKey]:
+    """Those of these runs that are there."""
+    return [RunKey(*row) for row in reading.rows(_KEY.where(RUNS.c.run_uuid.in_(run_ids)))]
+
+
+def read_runs(reading: Reading, run_ids: Sequence[str], *, whole_range: bool) -> list[Run]:
+    """These runs, in the order of their ids. `whole_range`: they are all that there are from the first to the last."""
+    if not run_ids:
+        return []
+
+    def among(column: Any) -> Any:
+        return column.between(run_ids[0], run_ids[-1]) if whole_range else column.in_(run_ids)
+
+    params = _by_run(reading, PARAMS, among)
+    tags = _by_run(reading, TAGS, among)
+    metrics = _metrics(reading, among)
+    datasets = _datasets(reading, among)
+    statement = sa.select(
+        *(RUNS.c.run_uuid, RUNS.c.name, RUNS.c.experiment_id, RUNS.c.user_id, RUNS.c.status),
+        *(RUNS.c.start_time, RUNS.c.end_time, RUNS.c.artifact_uri, RUNS.c.lifecycle_stage),
+    )
+    rows = reading.rows(statement.where(among(RUNS.c.run_uuid)).order_by(RUNS.c.run_uuid))
+    return [
+        Run(
+            run_id=run_id,
+            name=name or _name(tags[run_id]) or run_id,
+            experiment_id=str(experiment_id),
+            user_id=user or "",
+            status=status or "",
+            start_time=start or None,
+            end_time=end or None,
+            artifact_uri=uri or "",
+            lifecycle_stage=stage,
+            params=pairs(params[run_id]),
+            metrics=tuple(metrics[run_id]),
+            tags=pairs(tags[run_id]),
+            datasets=tuple(datasets[run_id]),
+        )
+        for run_id, name, experiment_id, user, status, start, end, uri, stage in rows
+    ]
+
+
+Among = Callable[[Any], Any]
+
+
+def _by_run(reading: Reading, table: Any, among: Among) -> dict[str, list[tuple[str, str]]]:
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for run_id, key, value in reading.rows(
+        sa.select(table.c.run_uuid, table.c.key, table.c.value).where(among(table.c.run_uuid))
+    ):
+        found[run_id].append((key, value))
+    return found
+
+
+def _metrics(reading: Reading, among: Among) -> dict[str, list[Metric]]:
+    table = LATEST_METRICS
+    columns = (table.c.run_uuid, table.c.key, table.c.value, table.c.timestamp, table.c.step, table.c.is_nan)
+    found: dict[str, list[Metric]] = defaultdict(list)
+    for run_id, key, value, timestamp, step, is_nan in reading.rows(sa.select(*columns).where(among(table.c.run_uuid))):
+        found[run_id].append(Metric(key, _NAN if is_nan else float(value), timestamp or 0, step or 0))
+    for metrics in found.values():
+        metrics.sort(key=lambda metric: metric.key)
+    return found
+
+
+def _datasets(reading: Reading, among: Among) -> dict[str, list[DatasetInput]]:
+    """Inputs by run. A dataset may be that of a thousand runs, and its schema long: each is fetched once."""
+    of_runs = (INPUTS.c.source_type == "DATASET", INPUTS.c.destination_type == "RUN", among(INPUTS.c.destination_id))
+    links = reading.rows(sa.select(INPUTS.c.destination_id, INPUTS.c.source_id, INPUTS.c.input_uuid).where(*of_runs))
+    found: dict[str, list[DatasetInput]] = defaultdict(list)
+    if not links:
+        return found
+    its_tags = sa.select(INPUT_TAGS.c.input_uuid, INPUT_TAGS.c.name, INPUT_TAGS.c.value)
+    its_tags = its_tags.select_from(sa.join(INPUT_TAGS, INPUTS, INPUT_TAGS.c.input_uuid == INPUTS.c.input_uuid))
+    tags: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for input_id, name, value in reading.rows(its_tags.where(*of_runs)):
+        tags[input_id].append((name, value))
+    columns = [column for column in DATASETS.c]
+    ids = sorted({dataset_id for _, dataset_id, _ in links})
+    datasets = {row[0]: row[1:] for row in reading.rows(sa.select(*columns).where(DATASETS.c.dataset_uuid.in_(ids)))}
+    for run_id, dataset_id, input_id in links:
+        if dataset_id in datasets:
+            found[run_id].append(_dataset(datasets[dataset_id], pairs(tags[input_id])))
+    for inputs in found.values():
+        inputs.sort(key=lambda dataset: (dataset.name, dataset.digest, dataset.tags))
+    return found
+
+
+def _dataset(row: Sequence[Any], tags: Tags) -> DatasetInput:
+    name, digest, source_type, source, schema, profile = row
+    return DatasetInput(name, digest, source_type or "", source or "", schema or None, profile or None, tags)
+
+
+def _name(tags: Sequence[tuple[str, str | None]]) -> str | None:
+    return next((value for key, value in tags if key == _RUN_NAME), None)
+
+
+def run_filter(scope: RunScope) -> Callable[[list[Run]], list[Run]]:
+    """What `run_filter` leaves of some runs, by MLflow's own parser and comparisons (mlflow/utils/search_utils.py).
+
+    Raises:
+        ServerError: MLflow can't parse it.
+    """
+    condition = scope.filter
+    if not condition:
+        return lambda runs: runs
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.search_utils import SearchUtils
+
+    search: Any = SearchUtils
+    try:
+        search.parse_search_filter(condition)
+    except MlflowException as error:
+        raise ServerError(f"MLflow can't read the filter: {error.message}. Check `run_filter`.") from error
+
+    def keep(runs: list[Run]) -> list[Run]:
+        kept = search.filter([_as_mlflow_sees_it(run) for run in runs], condition)
+        ids = {run.info.run_id for run in kept}
+        return [run for run in runs if run.run_id in ids]
+
+    return keep
+
+
+def _as_mlflow_sees_it(run: Run) -> SimpleNamespace:
+    """With the attributes that its filter looks at."""
+    inputs = [
+        SimpleNamespace(dataset=dataset, tags=[SimpleNamespace(key=key, value=value) for key, value in dataset.tags])
+        for dataset in run.datasets
+    ]
+    return SimpleNamespace(
+        info=SimpleNamespace(
+            run_id=run.run_id,
+            run_name=run.name,
+            experiment_id=run.experiment_id,
+            user_id=run.user_id,
+            status=run.status,
+            start_time=run.start_time,
+            end_time=run.end_time,
+            artifact_uri=run.artifact_uri,
+            lifecycle_stage=run.lifecycle_stage,
+        ),
+        data=SimpleNamespace(
+            metrics={metric.key: metric.value for metric in run.metrics}, params=dict(run.params), tags=dict(run.tags)
+        ),
+        inputs=SimpleNamespace(dataset_inputs=inputs),
+    )

@@ -1,0 +1,380 @@
+"""Straight from the database comes what comes over REST, work unit for work unit; and nothing is written there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datahub_mlflow_source.readers import by_key, database, sql
+from datahub_mlflow_source.readers.sql_runs import read_runs
+from tests.support.content import CHURN, Content, bad_run_row, plain_runs, rich_content
+from tests.support.databases import DatabaseServer, mariadb, postgres
+from tests.support.gms import GmsStandIn
+from tests.support.ingest import Ingested, ingest, ingest_into
+from tests.support.servers import PYTHON, MlflowServer, mlflow_server
+
+pytestmark = pytest.mark.xdist_group("sql")
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An MLflow server, and the address of its database for a user who may only SELECT."""
+
+    server: MlflowServer
+    content: Content
+    uri: str
+    databases: DatabaseServer | None  # None: a SQLite file
+
+    def rest(self, file: Path, **config: Any) -> Ingested:
+        return ingest({"tracking_uri": self.server.url, **config}, file)
+
+    def sql(self, file: Path, **config: Any) -> Ingested:
+        """Links lead to the server, as over REST."""
+        return ingest({"tracking_uri": self.server.url, "backend_store_uri": self.uri, **config}, file)
+
+
+def stored(folder: Path, stack: ExitStack, kind: str, python: Path | None = None) -> Stored:
+    """An MLflow of this interpreter with the rich content, on a database of this kind."""
+    databases = None
+    if kind != "sqlite":
+        if kind == "mariadb" and not has_mariadb():
+            pytest.skip("no MariaDB here: apt-get install mariadb-server-core")
+        databases = stack.enter_context(postgres() if kind == "postgresql" else mariadb())
+    uri = databases.create("mlflow") if databases else None
+    server = stack.enter_context(mlflow_server(folder, backend_uri=uri, python=python or PYTHON))
+    content = rich_content(server)
+    return Stored(server, content, databases.reader("mlflow") if databases else server.backend_uri, databases)
+
+
+def has_mariadb() -> bool:
+    """In CI it must be there."""
+    found = shutil.which("mariadbd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    return bool(found) or "CI" in os.environ
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql", "mariadb"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
+    with ExitStack() as stack:
+        yield stored(tmp_path_factory.mktemp("stored"), stack, request.param)
+
+
+@pytest.fixture(scope="module")
+def sqlite_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
+    with ExitStack() as stack:
+        yield stored(tmp_path_factory.mktemp("sqlite"), stack, "sqlite")
+
+
+def work_units(ingested: Ingested) -> list[dict[str, Any]]:
+    """All of them in order, without the time of the ingestion."""
+    return [{**proposal, "systemMetadata": None} for proposal in ingested.proposals]
+
+
+def failures(ingested: Ingested) -> str:
+    return " ".join(line for failure in ingested.report.failures for line in failure.context)
+
+
+# The same from both
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "everything": {},
+    "small pages": {"page_size": 2},
+    "pages of one": {"page_size": 1},
+    "deleted ones too": {"include_deleted": True},
+    "runs of versions": {"include_runs": "registered"},
+    "no runs": {"include_runs": "none"},
+    "one experiment": {"experiment_pattern": {"allow": [CHURN]}},
+    "some users": {"run_user_pattern": {"allow": ["ada"]}},
+    "a filter": {"run_filter": "params.max_depth = '7' AND metrics.auc > 0.1"},
+    "a filter by attributes": {"run_filter": "attributes.status != 'FINISHED' AND tags.mlflow.user LIKE 'a%'"},
+    "a filter by dataset": {"run_filter": "dataset.name = 'train' AND dataset.context = 'training'"},
+    "the latest": {"max_runs_per_experiment": 2},
+    "the latest that finished": {"max_runs_per_experiment": 2, "run_filter": "attributes.status = 'FINISHED'"},
+    "recent": {"run_retention_days": 300},
+    "an instance": {"platform_instance": "acme", "env": "DEV"},
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_both_readers_give_the_same_work_units(store: Stored, case: str, tmp_path: Path) -> None:
+    over_rest = store.rest(tmp_path / "rest.json", **CONFIGS[case])
+    from_sql = store.sql(tmp_path / "sql.json", **CONFIGS[case])
+    assert not over_rest.failed
+    assert not from_sql.failed
+    assert work_units(from_sql) == work_units(over_rest)
+    assert len(from_sql.proposals) > 10
+
+
+def test_the_database_alone_is_enough_and_gives_the_same_without_links(sqlite_store: Stored, tmp_path: Path) -> None:
+    alone = ingest({"tracking_uri": sqlite_store.uri}, tmp_path / "alone.json")
+    assert not alone.failed
+    assert alone.aspects.keys() == sqlite_store.rest(tmp_path / "rest.json").aspects.keys()
+    assert "externalUrl" not in json.dumps(alone.proposals)
+    linked = ingest(
+        {"tracking_uri": sqlite_store.uri, "base_external_url": sqlite_store.server.url}, tmp_path / "linked.json"
+    )
+    assert work_units(linked) == work_units(sqlite_store.rest(tmp_path / "rest.json"))
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("release", ["2.10", "2.22"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
+def test_older_schemas_give_the_same_too(release: str, kind: str, tmp_path: Path) -> None:
+    python = ROOT / f".venv-server-{release}" / "bin" / "python"
+    with ExitStack() as stack:
+        old = stored(tmp_path / "server", stack, kind, python)
+        from_sql = old.sql(tmp_path / "sql.json", include_deleted=True)
+        assert work_units(from_sql) == work_units(old.rest(tmp_path / "rest.json", include_deleted=True))
+        assert not from_sql.failed
+        assert f"MLflow 2.{'10' if release == '2.10' else '20'}" in (from_sql.report.mlflow_version or "")
+
+
+# Nothing is written
+
+
+def test_the_database_is_as_it_was(store: Stored, tmp_path: Path) -> None:
+    before = fingerprint(store)
+    assert not store.sql(tmp_path / "out.json").failed
+    assert fingerprint(store) == before
+
+
+def fingerprint(store: Stored) -> object:
+    """Of a SQLite file its bytes and what lies beside it, else of all rows of all tables."""
+    if store.databases is None:
+        folder = store.server.database.parent
+        files = sorted(path.name for path in folder.iterdir() if path.name.startswith(store.server.database.name))
+        return files, hashlib.sha256(store.server.database.read_bytes()).hexdigest()
+    schema = "public" if store.databases.kind == "postgresql" else "mlflow"
+    listed = "SELECT table_name FROM information_schema.tables WHERE table_schema = :schema"
+    tables = sorted(row[0] for row in store.databases.execute("mlflow", listed, schema=schema))
+    return {table: sorted(map(repr, store.databases.execute("mlflow", f"SELECT * FROM {table}"))) for table in tables}  # noqa: S608 - MLflow's own
+
+
+def test_a_transaction_of_ours_cannot_write(store: Stored) -> None:
+    """Not even as a user who may."""
+    from datahub_mlflow_source.backend_store import database_connection
+    from datahub_mlflow_source.config import MlflowSourceConfig
+
+    connection, _ = database_connection("backend_store_uri", store.server.backend_uri, MlflowSourceConfig())
+    opened = database.Database(connection)
+    statement = "UPDATE runs SET name = 'changed'"
+    with pytest.raises(Exception, match=r"(?i)read.?only"):
+        opened.read(lambda reading: reading.connection.exec_driver_sql(statement))
+    opened.close()
+
+
+# What only one can see
+
+
+def test_a_run_that_mlflow_cannot_serve_is_there(sqlite_store: Stored, tmp_path: Path) -> None:
+    experiment_id, runs = plain_runs(sqlite_store.server, "null start", 3)
+    bad = bad_run_row(sqlite_store.server, experiment_id, 1)
+    only = {"experiment_pattern": {"allow": ["null start"]}}
+    over_rest, from_sql = sqlite_store.rest(tmp_path / "r", **only), sqlite_store.sql(tmp_path / "s", **only)
+    found = {aspects["mlTrainingRunProperties"]["id"] for aspects in runs_of(from_sql)}
+    assert found == set(runs)
+    assert {aspects["mlTrainingRunProperties"]["id"] for aspects in runs_of(over_rest)} == set(runs) - {bad}
+    assert (over_rest.failed, from_sql.failed) == (True, False)
+    sqlite_store.server.post("experiments/delete", experiment_id=experiment_id)
+
+
+def runs_of(ingested: Ingested) -> list[Any]:
+    return [ingested.aspects[urn] for urn in ingested.urns("dataProcessInstance")]
+
+
+@pytest.mark.parametrize("column", ["status", "user_id", "artifact_uri", "name", "end_time"])
+def test_null_where_the_schema_allows_it_stops_nothing(sqlite_store: Stored, tmp_path: Path, column: str) -> None:
+    experiment_id, runs = plain_runs(sqlite_store.server, f"null {column}", 3)
+    sqlite_store.server.execute(f"UPDATE runs SET {column} = NULL WHERE run_uuid = ?", runs[1])  # noqa: S608 - our own
+    sqlite_store.server.execute("UPDATE tags SET value = NULL WHERE run_uuid = ?", runs[0])
+    from_sql = sqlite_store.sql(tmp_path / "s", experiment_pattern={"allow": [f"null {column}"]})
+    assert not from_sql.failed
+    assert {aspects["mlTrainingRunProperties"]["id"] for aspects in runs_of(from_sql)} == set(runs)
+    sqlite_store.server.post("experiments/delete", experiment_id=experiment_id)
+
+
+def test_text_that_is_not_utf_8_leaves_out_only_its_run(sqlite_store: Stored, tmp_path: Path) -> None:
+    experiment_id, runs = plain_runs(sqlite_store.server, "not UTF-8", 5)
+    insert = "INSERT INTO params (run_uuid, key, value) VALUES (?, 'secret', CAST(x'ff686964646566ff' AS TEXT))"
+    sqlite_store.server.execute(insert, runs[2])
+    from_sql = sqlite_store.sql(tmp_path / "s", experiment_pattern={"allow": ["not UTF-8"]})
+    assert {aspects["mlTrainingRunProperties"]["id"] for aspects in runs_of(from_sql)} == set(runs) - {runs[2]}
+    assert runs[2] in failures(from_sql)
+    assert "holds text that is not UTF-8" in failures(from_sql)
+    assert "hidd" not in failures(from_sql)
+    sqlite_store.server.execute("DELETE FROM params WHERE run_uuid = ? AND key = 'secret'", runs[2])
+    sqlite_store.server.post("experiments/delete", experiment_id=experiment_id)
+
+
+# When something goes wrong
+
+
+@pytest.fixture
+def gms() -> Iterator[GmsStandIn]:
+    with GmsStandIn() as gms:
+        yield gms
+
+
+@pytest.mark.parametrize("after_pages", [0, 1, 2])
+def test_a_database_that_goes_down_midway_removes_nothing(
+    sqlite_store: Stored, gms: GmsStandIn, after_pages: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "copy.db"
+    shutil.copy(sqlite_store.server.database, file)
+    config = {"backend_store_uri": f"sqlite:///{file}", "stateful_ingestion": {"enabled": True}, "max_retries": 0}
+    ingest_into(gms, config, name="down")
+    pages = 0
+    read = read_runs
+
+    def then_gone(*args: Any, **options: Any) -> Any:
+        nonlocal pages
+        pages += 1
+        if pages > after_pages:
+            file.write_bytes(b"no database any more" * 100)
+        return read(*args, **options)
+
+    monkeypatch.setattr(sql, "read_runs", then_gone)
+    pipeline = ingest_into(gms, {**config, "page_size": 3}, name="down")
+    assert pipeline.has_failures()
+    assert [urn for urn in gms.urns() if gms.is_removed(urn) and not urn.startswith("urn:li:dataJob:")] == []
+
+
+def test_a_connection_that_is_dropped_between_pages_is_opened_anew(store: Stored, tmp_path: Path) -> None:
+    databases = store.databases
+    if databases is None:
+        pytest.skip("a file has no connections")
+    drops = 0
+    read = read_runs
+
+    def dropping(*args: Any, **options: Any) -> Any:
+        nonlocal drops
+        if drops < 2:
+            drops += 1
+            kill_readers(databases)
+        return read(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sql, "read_runs", dropping)
+        from_sql = store.sql(tmp_path / "sql.json", page_size=5)
+    assert not from_sql.failed
+    assert work_units(from_sql) == work_units(store.rest(tmp_path / "rest.json"))
+
+
+def kill_readers(databases: DatabaseServer) -> None:
+    if databases.kind == "postgresql":
+        statement = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'reader'"
+        databases.execute("mlflow", statement)
+        return
+    for row in databases.execute("mlflow", "SELECT id FROM information_schema.processlist WHERE user = 'reader'"):
+        databases.execute("mlflow", f"KILL {row[0]}")
+
+
+def test_a_statement_that_takes_too_long_is_ended_and_the_key_named(store: Stored, tmp_path: Path) -> None:
+    if store.databases is None:
+        slow = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
+    else:
+        slow = "SELECT pg_sleep(30)" if store.databases.kind == "postgresql" else "SELECT SLEEP(30)"
+
+    def slowly(reading: database.Reading, *_: Any, **__: Any) -> list[Any]:
+        return list(reading.connection.exec_driver_sql(slow))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sql, "read_runs", slowly)
+        found = store.sql(tmp_path / "out.json", database={"statement_timeout_seconds": 0.5})
+    assert "`database.statement_timeout_seconds` higher" in failures(found)
+    assert "a statement that took longer than 0.5 s" in failures(found)
+
+
+def test_no_transaction_is_open_while_what_was_read_is_used(store: Stored, tmp_path: Path) -> None:
+    """A long one would keep PostgreSQL from cleaning up."""
+    if store.databases is None or store.databases.kind != "postgresql":
+        pytest.skip("only PostgreSQL tells")
+    databases, open_ones = store.databases, []
+    walk = by_key.walk_by_key
+
+    def watched(*args: Any, **options: Any) -> Iterator[Any]:
+        for page in walk(*args, **options):
+            statement = "SELECT xact_start FROM pg_stat_activity WHERE usename = 'reader' AND state <> 'idle'"
+            open_ones.extend(databases.execute("mlflow", statement))
+            yield page
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sql, "walk_by_key", watched)
+        patch.setattr(sql, "read_ahead", iter)
+        assert not store.sql(tmp_path / "out.json", page_size=3).failed
+    assert open_ones == []
+
+
+REFUSED: dict[str, tuple[Callable[[Path], str], str]] = {
+    "no file": (lambda folder: f"sqlite:///{folder}/none.db", "there is no file"),
+    "no database": (lambda folder: made(folder, b"text" * 1000), "not a database"),
+    "empty": (lambda folder: made(folder, b""), "is not MLflow's: it has no tables `experiments` and `runs`"),
+    "another's": (lambda folder: with_tables(folder, "CREATE TABLE runs (id int)"), "is not MLflow's"),
+}
+
+
+def made(folder: Path, content: bytes) -> str:
+    (folder / "file.db").write_bytes(content)
+    return f"sqlite:///{folder}/file.db"
+
+
+def with_tables(folder: Path, statement: str) -> str:
+    with closing(sqlite3.connect(folder / "file.db")) as connection:
+        connection.execute(statement)
+    return f"sqlite:///{folder}/file.db"
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_database_of_mlflow_is_told_in_one_message(case: str, tmp_path: Path) -> None:
+    from datahub_mlflow_source.source import MlflowSource
+
+    make, expected = REFUSED[case]
+    report = MlflowSource.test_connection({"backend_store_uri": make(tmp_path)})
+    assert report.basic_connectivity is not None
+    assert expected in (report.basic_connectivity.failure_reason or "")
+
+
+def test_a_schema_that_lacks_what_is_read_is_told(sqlite_store: Stored, tmp_path: Path) -> None:
+    """As a release to come might."""
+    file = tmp_path / "future.db"
+    shutil.copy(sqlite_store.server.database, file)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("ALTER TABLE latest_metrics RENAME COLUMN step TO steps")
+        connection.execute("DROP TABLE input_tags")
+        connection.commit()
+    found = ingest({"backend_store_uri": f"sqlite:///{file}"}, tmp_path / "out.json")
+    assert found.proposals == []
+    assert "has no input_tags: input_uuid, name, value; latest_metrics: step, which this connector reads" in failures(
+        found
+    )
+
+
+def test_wrong_credentials_are_told_by_their_keys(store: Stored, tmp_path: Path) -> None:
+    if store.databases is None or store.databases.kind != "mariadb":
+        pytest.skip("where a password is asked for")
+    wrong = store.databases.admin.set(password="made-up-and-wrong", database="mlflow").render_as_string(False)
+    found = ingest({"backend_store_uri": wrong}, tmp_path / "out.json")
+    assert "Check the user in `backend_store_uri`, and `backend_store_password`" in failures(found)
+    assert "made-up-and-wrong" not in failures(found)
+
+
+def test_a_user_without_rights_is_told_what_is_needed(store: Stored, tmp_path: Path) -> None:
+    if store.databases is None or store.databases.kind != "postgresql":
+        pytest.skip("MariaDB doesn't even show the tables")
+    store.databases.execute("mlflow", "REVOKE SELECT ON params FROM reader")
+    try:
+        found = store.sql(tmp_path / "out.json")
+    finally:
+        store.databases.execute("mlflow", "GRANT SELECT ON params TO reader")
+    assert "The user needs SELECT on MLflow's tables" in failures(found)

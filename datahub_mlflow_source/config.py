@@ -6,19 +6,16 @@ the day it works; an unknown one is refused, naming the nearest known one.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from datahub.configuration.common import AllowDenyPattern, ConfigModel, TransparentSecretStr
+from datahub.configuration.common import AllowDenyPattern, TransparentSecretStr
 from datahub.configuration.source_common import EnvConfigMixin, PlatformInstanceConfigMixin
 from datahub.emitter.mce_builder import DEFAULT_ENV
-from datahub.ingestion.source.state.stale_entity_removal_handler import StatefulStaleMetadataRemovalConfig
 from datahub.ingestion.source.state.stateful_ingestion_base import StatefulIngestionConfigBase
 from pydantic import (
-    ConfigDict,
     Field,
     PositiveInt,
     PrivateAttr,
@@ -29,6 +26,14 @@ from pydantic import (
 )
 
 from datahub_mlflow_source.addresses import scheme_of, why_no_database, why_not, without_secrets
+from datahub_mlflow_source.config_blocks import (
+    DatabaseConfig,
+    LimitsConfig,
+    RecipeModel,
+    RemovalConfig,
+    TlsConfig,
+    nearest,
+)
 from datahub_mlflow_source.errors import RecipeError
 
 try:
@@ -42,119 +47,6 @@ if TYPE_CHECKING:
 _LONGEST_INSTANCE = 100  # characters: as part of a URN, which has 512 bytes and holds a name too
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _OF_EACH_REQUEST = frozenset({"connection", "content-length", "transfer-encoding"})
-
-
-class RecipeModel(ConfigModel):
-    """A part of the recipe, which names the nearest known key when one is unknown."""
-
-    # Or DataHub's debug mode shows in every error all that was given, passwords included.
-    # And a pydantic older than 2.10 warns of names that begin with `model_`.
-    model_config = ConfigDict(hide_input_in_errors=True, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            known = [*cls.model_fields, *cls._accepted_for_other_recipes()]
-            for key in values:
-                if key not in known:
-                    raise RecipeError(f"unknown key `{key}`. {_nearest(str(key), known)}")
-        return values
-
-    @classmethod
-    def _accepted_for_other_recipes(cls) -> tuple[str, ...]:
-        """Keys that are no fields: documented elsewhere for MLflow recipes and translated here."""
-        return ()
-
-
-def _nearest(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"Did you mean `{near[0]}`?" if near else f"Known keys: {', '.join(sorted(known))}."
-
-
-class TlsConfig(RecipeModel):
-    """How HTTPS connections to MLflow are verified, and how we identify ourselves."""
-
-    ca_bundle: str | None = Field(
-        default=None,
-        description="File with the certificates of the authorities to trust, where the server's certificate is "
-        "of a private one. Falls back to `MLFLOW_TRACKING_SERVER_CERT_PATH`.",
-    )
-    client_cert: str | None = Field(
-        default=None,
-        description="File with our client certificate, for servers that ask for one (with its private key, "
-        "unless `client_key_path` names it). Falls back to `MLFLOW_TRACKING_CLIENT_CERT_PATH`.",
-    )
-    client_key_path: str | None = Field(
-        default=None, description="File with the private key of `client_cert`, without a pass phrase."
-    )
-    verify: bool = Field(
-        default=True,
-        description="Set to false to trust any certificate: only for a test. "
-        "Falls back to the opposite of `MLFLOW_TRACKING_INSECURE_TLS`.",
-    )
-
-    @model_validator(mode="after")
-    def _belong_together(self) -> TlsConfig:
-        if self.client_key_path and not self.client_cert:
-            raise RecipeError("`tls.client_key_path` needs `tls.client_cert`")
-        if self.ca_bundle and not self.verify:
-            raise RecipeError("`tls.ca_bundle` says whom to trust, `tls.verify: false` to trust anybody: choose")
-        return self
-
-
-class DatabaseConfig(RecipeModel):
-    """How MLflow's database is read: never writing, and with no transaction open while DataHub is waited for."""
-
-    statement_timeout_seconds: float = Field(
-        default=60,
-        gt=0,
-        le=3600,
-        allow_inf_nan=False,
-        description="How long one statement may take. All are short, by key and a page at a time: one that takes "
-        "longer is a sign of load, or of a lost index.",
-    )
-    pool_size: PositiveInt = Field(default=2, description="Connections to the database at most, at a time.")
-
-
-class LimitsConfig(RecipeModel):
-    """How much of one entity is sent. What is cut is counted in the report, with examples.
-
-    DataHub refuses an aspect over 16 MB whole, and its UI is slow long before.
-    """
-
-    max_params: PositiveInt = Field(default=2000, description="Params of one run or version, first by name.")
-    max_metrics: PositiveInt = Field(default=2000, description="Metrics of one run or version, first by name.")
-    max_tags: PositiveInt = Field(
-        default=1000, description="Tags of one entity, first by name. MLflow's own count too."
-    )
-    max_value_chars: int = Field(
-        default=10_000, ge=10, description="Characters of one tag, param or other single value."
-    )
-    max_description_chars: int = Field(default=65_000, ge=10, description="Characters of one description.")
-
-
-class RemovalConfig(StatefulStaleMetadataRemovalConfig, RecipeModel):
-    """DataHub's keys for what is gone from MLflow, described as they work here."""
-
-    enabled: bool = Field(
-        default=False,
-        description="Remembers in DataHub, under the recipe's `pipeline_name`, what was sent, and so finds out the "
-        "next time what is gone. Needs the sink `datahub-rest`, or `datahub_api` in the recipe.",
-    )
-    remove_stale_metadata: bool = Field(
-        default=True,
-        description="Soft-deletes what is gone: DataHub doesn't show it any more, and brings it back when it is sent "
-        "again. With false nothing is removed, and nothing remembered.",
-    )
-    fail_safe_threshold: float = Field(
-        default=75.0,
-        ge=0.0,
-        le=100.0,
-        allow_inf_nan=False,
-        description="Removes nothing, and fails, where more than so many percent of what was there would go: a lost "
-        "permission or a slip in a pattern look like that. 100 switches it off.",
-    )
 
 
 class MlflowSourceConfig(
@@ -487,7 +379,7 @@ def _pattern_of_globs(experiments: Any, values: dict[str, Any]) -> dict[str, lis
     entries = experiments if isinstance(experiments, list) else []
     unknown = {str(key) for entry in entries if isinstance(entry, dict) for key in entry} - {"name"}
     if unknown:
-        raise RecipeError(f"unknown key `{min(unknown)}` in `experiments`. {_nearest(min(unknown), ['name'])}")
+        raise RecipeError(f"unknown key `{min(unknown)}` in `experiments`. {nearest(min(unknown), ['name'])}")
     globs = [entry.get("name") if isinstance(entry, dict) else entry for entry in entries]
     named = [glob for glob in globs if isinstance(glob, str)]
     if not named or len(named) < len(globs):

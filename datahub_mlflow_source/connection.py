@@ -13,16 +13,18 @@ from configparser import ConfigParser
 from configparser import Error as ConfigParserError
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from datahub_mlflow_source.addresses import is_database, scheme_of, why_not, without_secrets
-from datahub_mlflow_source.backend_store import DatabaseConnection, database_connection
 from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.errors import RecipeError
+
+if TYPE_CHECKING:
+    from datahub_mlflow_source.backend_store import DatabaseConnection
 
 _DATABRICKS_ANSWERS_WITHIN = 8  # seconds; databricks-sdk by itself tries for five minutes to learn about the host
 _TRUE = ("true", "1")  # MLflow's _BooleanEnvironmentVariable
@@ -116,6 +118,8 @@ def deployment(config: MlflowSourceConfig, environment: Mapping[str, str]) -> De
     if not store_uri:
         tracking, registry, warnings = connections(config, environment)
         return Deployment((tracking, registry), warnings=warnings + config.warnings)
+    from datahub_mlflow_source.backend_store import database_connection  # SQLAlchemy: half a second to import
+
     store, warnings = database_connection(store_key, store_uri, config)
     registry_store = store
     if registry_uri and is_database(registry_uri) and registry_uri != store_uri:

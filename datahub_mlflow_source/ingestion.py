@@ -38,6 +38,7 @@ from datahub_mlflow_source.mapping.urns import (
     registry_urn,
     run_urn,
 )
+from datahub_mlflow_source.progress import Progress
 from datahub_mlflow_source.readers.base import Reader, RunScope
 from datahub_mlflow_source.records import Experiment, ModelVersion, RegisteredModel, Run, Unreadable
 from datahub_mlflow_source.removal import ASKING_FAILED, RemovalGuard
@@ -96,17 +97,28 @@ class Ingestion:
 
     def work_units(self) -> Units:
         """All of it, in the order in which DataHub wants it."""
-        yield from self._stage_tags()
-        yield from self._all_experiments()
+        try:
+            yield from self._stages()
+        finally:
+            self._versions.close()
+            self._datasets.close()
+
+    def _stages(self) -> Units:
+        with self._report.new_stage("Experiments"):
+            yield from self._stage_tags()
+            yield from self._all_experiments()
         runs = self._runs_of_selected()
-        self._read_registry()
-        yield from self._all_runs(runs)
-        yield from self._versions_left()
-        yield from self._all_datasets()
-        yield from self._all_models()
-        yield from self._guard.work_units(self._experiments.values(), str(self._registry))
-        self._versions.close()
-        self._datasets.close()
+        with self._report.new_stage("Registry"):
+            self._read_registry()
+        with self._report.new_stage("Runs and the versions they made"):
+            yield from self._all_runs(runs)
+        with self._report.new_stage("Versions of other runs or none"):
+            yield from self._versions_left()
+        with self._report.new_stage("Datasets"):
+            yield from self._all_datasets()
+        with self._report.new_stage("Registered models"):
+            yield from self._all_models()
+            yield from self._guard.work_units(self._experiments.values(), str(self._registry))
 
     # --- what is walked ---
 
@@ -167,8 +179,12 @@ class Ingestion:
             return
         if include == "registered":
             runs = self._reader.runs_by_id(self._versions.run_ids(), self._selected_ids(), self._selection.runs)
+        counts = self._reader.run_counts(self._selected_ids(), self._selection.runs) if include == "all" else None
+        progress = Progress(self._report, {e.experiment_id: e.name for e in self._experiments.values()}, counts)
         for run in self._read(runs, self._report.runs):
+            progress.passed(run)
             yield from self._run(run)
+        progress.finished()
         left = self._versions.run_ids()
         everywhere = RunScope(include_deleted=True)
         for run in self._read(self._reader.runs_by_id(left, self._experiments, everywhere), None):

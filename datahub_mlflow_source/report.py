@@ -34,6 +34,8 @@ class MlflowSourceReport(StaleEntityRemovalSourceReport):
     query_p95_millis: float | None = None  # where MLflow's database is read: 95 of 100 statements took no longer
     query_slowest_millis: float | None = None
     waiting_for_mlflow: PerfTimer = field(default_factory=PerfTimer)
+    progress: str = ""  # of the runs
+    runs_by_experiment: dict[str, str] = field(default_factory=dict)  # read, of how many; the largest experiments
     experiments: Tally = field(default_factory=Tally)
     runs: Tally = field(default_factory=Tally)
     datasets: Tally = field(default_factory=Tally)

@@ -35,7 +35,6 @@ from datahub_mlflow_source.mapping.rules import Limits, Rules, Web
 from datahub_mlflow_source.mapping.urns import PLATFORM, Naming
 from datahub_mlflow_source.readers.base import Reader, RunScope
 from datahub_mlflow_source.readers.rest import RestReader
-from datahub_mlflow_source.readers.sql import SqlReader
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.report import MlflowSourceReport
 
@@ -118,8 +117,7 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
             yield from ingestion.work_units()
         finally:
             self.report.requests_sent = self._reader.requests_sent
-            millis = self._reader.query_millis() if isinstance(self._reader, SqlReader) else None
-            if millis:
+            if millis := self._reader.query_millis():
                 self.report.query_p95_millis, self.report.query_slowest_millis = millis
 
     def close(self) -> None:
@@ -189,6 +187,8 @@ def _as_validation_error(error: RecipeError) -> ValidationError:
 def _reader(where: Deployment, page_size: int) -> Reader:
     """Raises RecipeError where something that it needs is not installed."""
     if where.databases:
+        from datahub_mlflow_source.readers.sql import SqlReader  # SQLAlchemy: half a second to import
+
         return SqlReader(*where.databases, page_size)
     if where.servers:
         return RestReader(*where.servers, page_size)

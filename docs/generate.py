@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from datahub_mlflow_source.config import MlflowSourceConfig, RemovalConfig
+from datahub_mlflow_source.config import MlflowSourceConfig
+from datahub_mlflow_source.config_blocks import RemovalConfig
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "configuration.md"

@@ -31,6 +31,10 @@ class Reader(Protocol):
         """HTTP requests, or SQL statements, so far; retries included."""
         ...
 
+    def query_millis(self) -> tuple[float, float] | None:
+        """How long a SELECT took: 95 of 100 not longer than the first figure, none longer than the second."""
+        ...
+
     def check(self) -> None:
         """Is MLflow there and may we read it? Raises ServerError, soon."""
         ...
@@ -52,6 +56,10 @@ class Reader(Protocol):
 
     def runs(self, experiment_ids: Iterable[str], scope: RunScope) -> Iterator[Run | Unreadable]:
         """The runs of these experiments, by run id. Reading may begin with the call, before the first is asked for."""
+        ...
+
+    def run_counts(self, experiment_ids: Iterable[str], scope: RunScope) -> dict[str, int] | None:
+        """How many runs each of these experiments has, before filters; None where that costs too much to find out."""
         ...
 
     def runs_by_id(

@@ -62,6 +62,10 @@ class RestReader:
         other = 0 if self._registry is self._tracking else self._registry.requests_sent
         return self._tracking.requests_sent + other
 
+    def query_millis(self) -> None:
+        """Of a database only."""
+        return
+
     def check(self) -> None:
         self._tracking.check("experiments/search", {"max_results": 1})
         if self._registry is not self._tracking:
@@ -199,6 +203,10 @@ class RestReader:
         yield from islice(_records("run", pages, rows.run, f"of experiment {experiment_id}, latest first"), latest)
         if len(failures) > 1:
             yield Unreadable("run", f"one of the latest of experiment {experiment_id}", str(failures[1]))
+
+    def run_counts(self, experiment_ids: Iterable[str], scope: RunScope) -> None:  # noqa: ARG002 - as the protocol has it
+        """MLflow's API counts nothing."""
+        return
 
     def runs_by_id(
         self, run_ids: Iterable[str], experiment_ids: Iterable[str], scope: RunScope

@@ -6,11 +6,12 @@ By key and never by OFFSET, a page in each transaction, so that none is open whi
 from __future__ import annotations
 
 import heapq
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import total_ordering
-from itertools import chain
+from itertools import chain, pairwise
 
 import sqlalchemy as sa
 
@@ -23,8 +24,10 @@ from datahub_mlflow_source.readers.database import Database, Reading
 from datahub_mlflow_source.readers.paging import read_ahead
 from datahub_mlflow_source.readers.schema import EXPERIMENT_TAGS, EXPERIMENTS, Schema
 from datahub_mlflow_source.readers.sql_registry import SqlRegistry, VersionKey
-from datahub_mlflow_source.readers.sql_runs import RunKey, keys_of, read_runs, run_filter, run_keys
+from datahub_mlflow_source.readers.sql_runs import RunKey, count_runs, keys_of, read_runs, run_filter, run_keys
 from datahub_mlflow_source.records import Experiment, ModelVersion, RegisteredModel, Run, Unreadable
+
+logger = logging.getLogger(__name__)
 
 _MOST_IN_PAGE = 1000  # runs with 30 rows each are 30,000 rows
 
@@ -46,7 +49,7 @@ class SqlReader:
         return self._tracking.queries_sent + other
 
     def query_millis(self) -> tuple[float, float] | None:
-        """How long a SELECT took: 95 of 100 not longer than the first figure, none longer than the second."""
+        """As the protocol says; None before the first."""
         seconds = sorted({*self._tracking.query_seconds, *self._registry.query_seconds})
         return (1000 * seconds[int(0.95 * (len(seconds) - 1))], 1000 * seconds[-1]) if seconds else None
 
@@ -162,6 +165,20 @@ class SqlReader:
             return
         pages = walk_by_key("run", self._tracking, run_keys, read, self._page_size, lambda key: key.run_id)
         yield from chain.from_iterable(pages)
+
+    def run_counts(self, experiment_ids: Iterable[str], scope: RunScope) -> dict[str, int] | None:
+        """In sixteen statements, each over a sixteenth of the run ids."""
+        found = dict.fromkeys(experiment_ids, 0)
+        bounds = [None, *(f"{digit:x}" for digit in range(1, 16)), None]
+        try:
+            for low, high in pairwise(bounds):
+                for id_, count in self._tracking.read(lambda reading: count_runs(reading, low, high, scope)):  # noqa: B023
+                    if str(id_) in found:
+                        found[str(id_)] += count
+        except ServerError as error:
+            logger.warning("Runs can't be counted: %s", error)
+            return None
+        return found
 
     def runs_by_id(
         self, run_ids: Iterable[str], experiment_ids: Iterable[str], scope: RunScope

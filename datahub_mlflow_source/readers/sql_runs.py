@@ -51,6 +51,17 @@ def keys_of(reading: Reading, run_ids: Sequence[str]) -> list[RunKey]:
     return [RunKey(*row) for row in reading.rows(_KEY.where(RUNS.c.run_uuid.in_(run_ids)))]
 
 
+def count_runs(reading: Reading, low: str | None, high: str | None, scope: RunScope) -> list[tuple[int, int]]:
+    """Experiments, and how many runs each has between these run ids."""
+    stages = ("active", "deleted") if scope.include_deleted else ("active",)
+    statement = sa.select(RUNS.c.experiment_id, sa.func.count()).where(RUNS.c.lifecycle_stage.in_(stages))
+    if low is not None:
+        statement = statement.where(RUNS.c.run_uuid >= low)
+    if high is not None:
+        statement = statement.where(RUNS.c.run_uuid < high)
+    return [(row[0], row[1]) for row in reading.rows(statement.group_by(RUNS.c.experiment_id))]
+
+
 def read_runs(reading: Reading, run_ids: Sequence[str], *, whole_range: bool) -> list[Run]:
     """These runs, in the order of their ids. `whole_range`: they are all that there are from the first to the last."""
     if not run_ids:

@@ -16,7 +16,8 @@ from jsonschema import Draft7Validator  # type: ignore[import-untyped]
 from pydantic import BaseModel, SecretStr, ValidationError
 
 import docs.generate
-from datahub_mlflow_source.config import DatabaseConfig, LimitsConfig, MlflowSourceConfig, RemovalConfig, TlsConfig
+from datahub_mlflow_source.config import MlflowSourceConfig
+from datahub_mlflow_source.config_blocks import DatabaseConfig, LimitsConfig, RemovalConfig, TlsConfig
 from datahub_mlflow_source.connection import connections
 from docs.generate import GROUPS, PAGE, ROOT, SCHEMA, Group, page, recipe_schema, rows, schema_text
 

@@ -30,7 +30,9 @@ SERVABLE = "attributes.start_time != -1 AND attributes.status LIKE '%' AND attri
 _HEX = "0123456789abcdef"
 _LETTERS = _HEX + "ghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-"
 _ID_LENGTH = 32
-_FIRST_PAGE = 200  # runs; pages double from there, so that there is soon something to map
+# Runs. The first pages are small, so that there is soon something to map; and as long as there are few runs, so are the
+# others: MLflow and we work side by side, but for the last page. With many, a request costs more than that.
+_FIRST_PAGE, _PAGE_OF_FEW, _SHARE_OF_LAST = 200, 500, 8
 
 # One page of runs by run id: token, how many at most, whether in reversed order, and only the servable ones.
 FetchRuns = Callable[[str | None, int, bool, bool], Page]
@@ -78,7 +80,7 @@ def walk_runs(fetch: FetchRuns, page_size: int) -> Iterator[list[Row] | BadRuns 
             already.difference_update(map(run_id_of, page.rows))
         if not page.next_token:
             return
-        size = min(2 * size, page_size)
+        size = min(page_size, max(min(2 * size, _PAGE_OF_FEW), place.read // _SHARE_OF_LAST))
 
 
 class _Around:

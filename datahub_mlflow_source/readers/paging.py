@@ -79,13 +79,14 @@ class Place:
     Attributes:
         token: asks for what comes next; None for the start.
         overlap: how many rows of that were given already, 0 or 1.
+        read: how many rows that is from the start.
     """
 
     def __init__(self, identity: Identity) -> None:
         self.token: str | None = None
         self.overlap = 0
         self._identity = identity
-        self._read = 0
+        self.read = 0
         self._last: Row | None = None
         self._tokens: set[str] = set()
         self._empty_pages = 0
@@ -96,7 +97,7 @@ class Place:
 
     def jump(self, offset: int) -> None:
         """On to what was asked for from here, by somebody who knows that all before was dealt with."""
-        self._read, self.overlap = offset, 0
+        self.read, self.overlap = offset, 0
 
     def passed(self, page: Page) -> Iterator[list[Row] | Moved]:
         """The rows of what was asked for that are new, behind a Moved where some may be missing.
@@ -116,7 +117,7 @@ class Place:
         yield rows
 
     def _go_on(self, page: Page) -> None:
-        self._read += len(page.rows) - self.overlap
+        self.read += len(page.rows) - self.overlap
         self._last = page.rows[-1] if page.rows else self._last
         token = page.next_token
         if token is None:
@@ -125,9 +126,9 @@ class Place:
         if token in self._tokens or self._empty_pages > _MOST_EMPTY_PAGES:
             raise ServerError("MLflow gave the same page token twice. Check for a proxy that caches answers.")
         self._tokens.add(token)
-        is_offset = page.rows and token == offset_token(self._read)
+        is_offset = page.rows and token == offset_token(self.read)
         self.overlap = 1 if is_offset else 0
-        self.token = offset_token(self._read - 1) if is_offset else token
+        self.token = offset_token(self.read - 1) if is_offset else token
 
 
 def _once_more(fetch: Fetch, token: str | None, size: int) -> Page:

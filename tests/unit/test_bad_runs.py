@@ -81,7 +81,7 @@ class TestWalkRuns:
         ids = [f"{number:04}" for number in range(10_000)]
         listing = Listing(ids, ["5000"], looks_ahead=True)
         assert ids_of(walked(listing, 1000)) == [id_ for id_ in ids if id_ != "5000"]
-        assert listing.requests == 13
+        assert listing.requests == 18
 
     def test_a_gap_names_the_good_runs_on_both_sides_and_the_reason(self) -> None:
         gaps = gaps_in(walked(Listing(IDS, "cd"), 2))

@@ -49,6 +49,18 @@ def test_nothing_of_datahub_is_imported_before_the_source_is_asked_for() -> None
     assert done.stdout == "[]\n"
 
 
+def test_nothing_of_a_database_is_imported_for_a_server() -> None:
+    """SQLAlchemy takes half a second of every ingestion."""
+    code = (
+        "import sys, datahub.ingestion.run.pipeline\n"
+        "before = set(sys.modules)\n"
+        "import datahub_mlflow_source.source\n"
+        "print({name.partition('.')[0] for name in set(sys.modules) - before} & {'sqlalchemy', 'mlflow', 'databricks'})"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("error", "parents"),

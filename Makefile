@@ -23,7 +23,7 @@ help:  ## list the targets
 .venv-uv/done: requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 10) else 0)'
 	@mkdir -p .home
-	$(PYTHON) -m venv --clear .venv-uv
+	HOME=$(CURDIR)/.home $(PYTHON) -m venv --clear .venv-uv
 	HOME=$(CURDIR)/.home .venv-uv/bin/python -m pip install --quiet --require-hashes -r requirements/uv.txt
 	@touch $@
 

@@ -5,13 +5,11 @@ Never through MLflow's own store: that one migrates a database it is pointed at 
 
 from __future__ import annotations
 
-import gc
 import logging
 import sqlite3
 import time
 from array import array
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -25,6 +23,7 @@ from sqlalchemy.pool import QueuePool
 
 from datahub_mlflow_source.backend_store import DatabaseConnection
 from datahub_mlflow_source.errors import PageError, ServerError
+from datahub_mlflow_source.readers.collector import without_collecting
 from datahub_mlflow_source.redaction import redact
 
 logger = logging.getLogger(__name__)
@@ -97,7 +96,7 @@ class Database:
             _begin(connection, self.connection.statement_timeout_seconds)
             reading = Reading(connection, self)
             try:
-                with _without_collecting():
+                with without_collecting():
                     return work(reading)
             finally:
                 connection.rollback()
@@ -174,20 +173,6 @@ def _open_sqlite(connection: DatabaseConnection) -> sqlite3.Connection:
     )
     opened.execute("PRAGMA query_only = ON")
     return opened
-
-
-@contextmanager
-def _without_collecting() -> Iterator[None]:
-    """A page is some 50,000 tuples, none in a cycle. Each time there are so many new ones, Python's collector walks all
-    modules of DataHub for nothing: more than half the time that reading takes.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _begin(connection: sa.engine.Connection, timeout_seconds: float) -> None:

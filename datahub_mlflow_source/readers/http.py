@@ -21,6 +21,7 @@ from requests.adapters import HTTPAdapter
 
 from datahub_mlflow_source.connection import Connection
 from datahub_mlflow_source.errors import PageError, ServerError
+from datahub_mlflow_source.readers.collector import without_collecting
 from datahub_mlflow_source.readers.paging import BEYOND_THE_END, offset_token
 from datahub_mlflow_source.redaction import HIDDEN, redact
 
@@ -166,7 +167,8 @@ class MlflowHttp:
     def _as_json(self, path: str, response: requests.Response) -> dict[str, Any]:
         kind = response.headers.get("Content-Type", "something without a type").split(";")[0]
         try:
-            answer = response.json()
+            with without_collecting():
+                answer = response.json()
         except ValueError as error:
             raise self._not_mlflow(path, kind, response.status_code) from error
         if not isinstance(answer, dict):

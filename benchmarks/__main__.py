@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.bench import BUILT_IN, Bench
-from benchmarks.processes import FOLDER, LOGS, StepError, environment, gms_stand_in
+from benchmarks.processes import FOLDER, StepError, empty_folder, environment, gms_stand_in
 from benchmarks.results import Results
 from tests.support.bulk import Bulk, bulk_content
 from tests.support.servers import mlflow_server
@@ -28,9 +27,7 @@ def main() -> int:
     for signum in (signal.SIGTERM, signal.SIGHUP):  # not without stopping what was started
         signal.signal(signum, lambda received, _: sys.exit(128 + received))
     options = _options()
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    for folder in (FOLDER / "home", FOLDER / "tmp", LOGS):
-        folder.mkdir(parents=True)
+    empty_folder()
     try:
         results = _measure(QUICK if options.quick else FULL, options.rounds, options.built_in_rounds)
     except StepError as error:

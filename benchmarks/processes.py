@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,13 @@ class Usage:
     cpu_seconds: float  # user and system, all threads
     peak_mb: float  # resident; at least what the parent has (Linux hands it on), which is why that imports little
     stdout: str
+
+
+def empty_folder() -> None:
+    """.bench/, with nothing in it of the benchmark before."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    for folder in (FOLDER / "home", FOLDER / "tmp", LOGS):
+        folder.mkdir(parents=True)
 
 
 def run(name: str, command: Sequence[str | Path], deadline: float) -> Usage:

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.bench import SOURCE_TYPES
-from benchmarks.processes import FOLDER, LOGS, StepError, Usage, run
+from benchmarks.processes import FOLDER, LOGS, StepError, Usage, empty_folder, run
 from benchmarks.results import table
 from tests.support.bulk import Bulk, bulk_content
 from tests.support.databases import postgres
@@ -102,9 +102,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     sizes = [int(size) for size in options.growth.split(",") if size]
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    for folder in (FOLDER / "home", FOLDER / "tmp", LOGS):
-        folder.mkdir(parents=True)
+    empty_folder()
     scale = Scale(options.rounds)
     try:
         if options.runs:

@@ -41,7 +41,7 @@ from datahub_mlflow_source.mapping.urns import (
 from datahub_mlflow_source.progress import Progress
 from datahub_mlflow_source.readers.base import Reader, RunScope
 from datahub_mlflow_source.records import Experiment, ModelVersion, RegisteredModel, Run, Unreadable
-from datahub_mlflow_source.removal import ASKING_FAILED, RemovalGuard
+from datahub_mlflow_source.removal import RemovalGuard, datahub_has
 from datahub_mlflow_source.report import MlflowSourceReport, Tally
 from datahub_mlflow_source.versions import VersionIndex
 
@@ -124,7 +124,7 @@ class Ingestion:
 
     def _stage_tags(self) -> Units:
         for tag in stage_tags() if self._selection.stage_tags else ():
-            if self._exists(str(tag.urn)):
+            if datahub_has(self._graph, str(tag.urn)):
                 # People may have given it another text or colour, which are not ours to replace.
                 yield from self._work_units(Entity(tag.urn, [alive()]))
             else:
@@ -264,7 +264,7 @@ class Ingestion:
             if platform:
                 platforms[str(platform.urn)] = platform
         for urn, platform in sorted(platforms.items()):
-            if not self._exists(urn):
+            if not datahub_has(self._graph, urn):
                 for aspect in platform.aspects:
                     proposal = MetadataChangeProposalWrapper(entityUrn=urn, aspect=aspect)
                     yield proposal.as_workunit(is_primary_source=False)
@@ -353,14 +353,6 @@ class Ingestion:
                 except StopIteration:
                     return
             yield record
-
-    def _exists(self, urn: str) -> bool:
-        """Whether DataHub has it; where it doesn't answer, it may."""
-        try:
-            return bool(self._graph and self._graph.exists(urn))
-        except ASKING_FAILED as error:
-            logger.warning("DataHub does not say whether it has %s: %s", urn, error)
-            return True
 
     def _unreadable(self, record: Unreadable, tally: Tally) -> None:
         if record.run_id and record.run_id in self._unreadable_runs:

@@ -18,6 +18,7 @@ from datahub.configuration.common import OperationalError
 from datahub.emitter.mcp import MetadataChangeProposalWrapper
 from datahub.ingestion.api.common import PipelineContext
 from datahub.ingestion.api.workunit import MetadataWorkUnit
+from datahub.ingestion.graph.client import DataHubGraph
 from datahub.ingestion.source.state.entity_removal_state import GenericCheckpointState
 from datahub.ingestion.source.state.stale_entity_removal_handler import (
     StaleEntityRemovalHandler,
@@ -60,8 +61,17 @@ _KIND_OF: dict[str, Kind] = {
 }
 _OUR_DATASET = re.compile(r"urn:li:dataset:\(urn:li:dataPlatform:mlflow,.*-[0-9a-f]{8},\w+\)", re.DOTALL)
 # What DataHub's client raises when a question is not answered.
-ASKING_FAILED = (requests.RequestException, OperationalError, ValueError)
+_ASKING_FAILED = (requests.RequestException, OperationalError, ValueError)
 _RENAMES_LOOKED_UP = 20
+
+
+def datahub_has(graph: DataHubGraph | None, urn: str) -> bool:
+    """Whether DataHub has this entity; where it doesn't answer, it may."""
+    try:
+        return bool(graph and graph.exists(urn))
+    except _ASKING_FAILED as error:
+        logger.warning("DataHub does not say whether it has %s: %s", urn, error)
+        return True
 
 
 class RemovalGuard:
@@ -101,7 +111,7 @@ class RemovalGuard:
             return
         try:
             inputs = self._graph.get_aspect(str(urn), DataProcessInstanceInputClass) if self._graph else None
-        except ASKING_FAILED as error:
+        except _ASKING_FAILED as error:
             logger.warning("DataHub does not say what run %s read: %s", urn, error)
             inputs = None
         if inputs is None:
@@ -114,11 +124,7 @@ class RemovalGuard:
         """Whether an earlier ingestion sent it, as far as can be found out."""
         if self._last_urns:
             return urn in self._last_urns
-        try:
-            return bool(self._graph and self._graph.exists(urn))
-        except ASKING_FAILED as error:
-            logger.warning("DataHub does not say whether it has %s: %s", urn, error)
-            return True
+        return datahub_has(self._graph, urn)
 
     def work_units(self, experiments: Collection[Experiment], registry: str) -> Iterator[MetadataWorkUnit]:
         """At the end of the ingestion: what keeps alive the entities that must not go.
@@ -187,7 +193,7 @@ class RemovalGuard:
         for urn in containers[:_RENAMES_LOOKED_UP]:
             try:
                 was = self._graph.get_aspect(urn, ContainerPropertiesClass)
-            except ASKING_FAILED as error:
+            except _ASKING_FAILED as error:
                 logger.warning("DataHub does not say how %s was called: %s", urn, error)
                 return
             now = names.get(was.customProperties.get(f"{OURS}experiment_id", "")) if was else None

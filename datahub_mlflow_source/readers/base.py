@@ -19,6 +19,14 @@ class RunScope:
     latest_per_experiment: int | None = None  # so many of each experiment, the latest; None: all
 
 
+def aliases_by_version(model: RegisteredModel) -> dict[str, list[str]]:
+    """The model's aliases turned round, sorted: listings of versions carry none."""
+    found: dict[str, list[str]] = {}
+    for alias, version in sorted(model.aliases):
+        found.setdefault(version, []).append(alias)
+    return found
+
+
 class Reader(Protocol):
     """One MLflow deployment, opened for reading.
 

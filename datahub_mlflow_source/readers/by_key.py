@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any, TypeVar
 
 from datahub_mlflow_source.errors import PageError, ServerError
@@ -21,9 +20,12 @@ Read = Callable[[Reading, Sequence[K]], Sequence[T]]
 
 
 def walk_by_key(
-    kind: Kind, database: Database, keys: Keys[K], read: Read[K, T], page_size: int, shown: Callable[[K], str]
+    kind: Kind, database: Database, keys: Keys[K], read: Read[K, T], page_size: int
 ) -> Iterator[list[T | Unreadable]]:
-    """All records, in pages of at most `page_size`; where the walk breaks off, an Unreadable that says so."""
+    """All records, in pages of at most `page_size`; where the walk breaks off, an Unreadable that says so.
+
+    A key shows itself as text in messages.
+    """
     after: K | None = None
     while True:
         try:
@@ -32,7 +34,7 @@ def walk_by_key(
             yield [broke_off(kind, error)]
             return
         if records is None:
-            yield from ([record] for record in in_halves(kind, database, page, read, shown))
+            yield from ([record] for record in in_halves(kind, database, page, read))
         else:
             yield list(records)
         if len(page) < page_size:
@@ -55,32 +57,24 @@ def _page(
         return database.read(lambda reading: keys(reading, after, page_size)), None
 
 
-def in_halves(
-    kind: Kind, database: Database, keys: Sequence[K], read: Read[K, T], shown: Callable[[K], str]
-) -> Iterator[T | Unreadable]:
+def in_halves(kind: Kind, database: Database, keys: Sequence[K], read: Read[K, T]) -> Iterator[T | Unreadable]:
     """The records of these keys; in halves, where a row can't be read, until only such rows are left out."""
     try:
         yield from database.read(lambda reading: read(reading, keys))
     except PageError as error:
         if len(keys) == 1:
-            run_id = shown(keys[0]) if kind == "run" else ""
-            yield Unreadable(kind, shown(keys[0]), str(error), run_id=run_id)
+            key = str(keys[0])
+            yield Unreadable(kind, key, str(error), run_id=key if kind == "run" else "")
             return
         middle = len(keys) // 2
-        yield from in_halves(kind, database, keys[:middle], read, shown)
-        yield from in_halves(kind, database, keys[middle:], read, shown)
+        yield from in_halves(kind, database, keys[:middle], read)
+        yield from in_halves(kind, database, keys[middle:], read)
     except ServerError as error:
         yield broke_off(kind, error)
 
 
 def broke_off(kind: Kind, error: ServerError) -> Unreadable:
     return Unreadable(kind, "the table, ordered by its key", str(error), listing_broke_off=True)
-
-
-def batches(keys: Iterable[K], size: int) -> Iterator[list[K]]:
-    iterator = iter(keys)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def grouped(rows: Iterable[Sequence[Any]]) -> dict[Any, list[tuple[Any, ...]]]:

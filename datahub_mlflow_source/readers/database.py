@@ -41,14 +41,12 @@ class Database:
     """One database. Safe to use from several threads.
 
     Attributes:
-        queries_sent: how many statements were sent, retries included.
-        query_seconds: how long each SELECT took, fetching included.
+        query_seconds: how long each SELECT took, fetching included; retries too.
     """
 
     def __init__(self, connection: DatabaseConnection) -> None:
         """Connects when it is first read. Raises nothing for a database that isn't there."""
         self.connection = connection
-        self.queries_sent = 0
         self.query_seconds = array("d")
         self._counting = Lock()
         self._engine = _engine(connection)
@@ -104,7 +102,6 @@ class Database:
     def count(self, seconds: float) -> None:
         """One statement more, which took so long."""
         with self._counting:
-            self.queries_sent += 1
             self.query_seconds.append(seconds)
 
     def _told(self, error: UnicodeDecodeError | SQLAlchemyError) -> ServerError:

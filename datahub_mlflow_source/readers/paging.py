@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
 from typing import Any, TypeVar
@@ -206,6 +207,13 @@ def offset_of(token: str | None, error: PageError) -> int:
         return int(json.loads(base64.b64decode(token))["offset"])
     except (ValueError, KeyError, TypeError):
         raise error from None
+
+
+def batches(things: Iterable[T], size: int) -> Iterator[list[T]]:
+    """So many at a time; the last may be fewer."""
+    iterator = iter(things)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 _END: Any = object()

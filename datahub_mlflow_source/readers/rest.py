@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any, TypeVar
@@ -14,9 +13,9 @@ from datahub_mlflow_source.connection import Connection
 from datahub_mlflow_source.errors import PageError, ServerError
 from datahub_mlflow_source.readers import rows
 from datahub_mlflow_source.readers.bad_runs import SERVABLE, BadRuns, run_id_of, spell_out, walk_runs
-from datahub_mlflow_source.readers.base import RunScope
+from datahub_mlflow_source.readers.base import RunScope, aliases_by_version
 from datahub_mlflow_source.readers.http import MlflowHttp
-from datahub_mlflow_source.readers.paging import BadRow, Moved, Page, Row, read_ahead, walk
+from datahub_mlflow_source.readers.paging import BadRow, Moved, Page, Row, batches, read_ahead, walk
 from datahub_mlflow_source.records import (
     Experiment,
     Kind,
@@ -90,10 +89,7 @@ class RestReader:
         aliases: dict[str, dict[str, list[str]]] = {}
         for model in self._models():
             if isinstance(model, RegisteredModel):
-                of_version: dict[str, list[str]] = defaultdict(list)
-                for alias, version in model.aliases:
-                    of_version[version].append(alias)
-                aliases[model.name] = of_version
+                aliases[model.name] = aliases_by_version(model)
             yield model
         yield from self._versions(aliases)
 
@@ -124,9 +120,9 @@ class RestReader:
         ids = list(experiment_ids)
         if scope.latest_per_experiment:
             return _until_broken_off(self._latest_runs(id_, scope) for id_ in ids)
-        batches = _batches(ids, _EXPERIMENTS_PER_REQUEST)
-        first = [self._runs_of(batch, scope) for batch in islice(batches, 1)]  # its first page is on the way now
-        return chain(*first, chain.from_iterable(self._runs_of(batch, scope) for batch in batches))
+        parts = batches(ids, _EXPERIMENTS_PER_REQUEST)
+        first = [self._runs_of(batch, scope) for batch in islice(parts, 1)]  # its first page is on the way now
+        return chain(*first, chain.from_iterable(self._runs_of(batch, scope) for batch in parts))
 
     def _runs_of(self, experiment_ids: list[str], scope: RunScope) -> Iterator[Run | Unreadable]:
         query = {
@@ -212,13 +208,13 @@ class RestReader:
         self, run_ids: Iterable[str], experiment_ids: Iterable[str], scope: RunScope
     ) -> Iterator[Run | Unreadable]:
         ids = sorted(set(filter(_RUN_ID.fullmatch, run_ids)))
-        for experiments in _batches(experiment_ids, _MOST_EXPERIMENTS):
+        for experiments in batches(experiment_ids, _MOST_EXPERIMENTS):
             query = {
                 "experiment_ids": experiments,
                 "run_view_type": "ALL" if scope.include_deleted else "ACTIVE_ONLY",
             }
-            batches = _batches(ids, _RUN_IDS_PER_REQUEST)
-            yield from _until_broken_off(self._runs_among(batch, query, _filter(scope)) for batch in batches)
+            parts = batches(ids, _RUN_IDS_PER_REQUEST)
+            yield from _until_broken_off(self._runs_among(batch, query, _filter(scope)) for batch in parts)
 
     def _runs_among(self, run_ids: list[str], query: Row, condition: str) -> Iterator[Run | Unreadable]:
         """In one request; in halves, where MLflow fails, until only bad runs are left out."""
@@ -300,12 +296,6 @@ def _until_broken_off(listings: Iterable[Iterator[T | Unreadable]]) -> Iterator[
             yield found
             if isinstance(found, Unreadable) and found.listing_broke_off:
                 return
-
-
-def _batches(ids: Iterable[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(ids)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def _page(answer: Mapping[str, Any], key: str) -> Page:

@@ -28,6 +28,9 @@ class RunKey(NamedTuple):
     lifecycle_stage: str | None
     start_time: int | None
 
+    def __str__(self) -> str:
+        return self.run_id
+
     def in_scope(self, experiment_ids: frozenset[str], scope: RunScope) -> bool:
         """As MLflow's search has it, which doesn't find a run of neither lifecycle stage."""
         stages = ("active", "deleted") if scope.include_deleted else ("active",)

@@ -12,6 +12,8 @@ export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # One copy on disk for the cache and all environments: they are in this folder, on one file system.
 export UV_LINK_MODE := hardlink
+# As pip does: without, each start of a process compiles anew wherever PYTHONDONTWRITEBYTECODE is set.
+export UV_COMPILE_BYTECODE := 1
 UV := .venv-uv/bin/uv
 # The libraries call home, and DataHub's CLI writes to ~, unless told otherwise.
 QUIET := HOME=$(CURDIR)/.home DATAHUB_TELEMETRY_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true
@@ -31,6 +33,7 @@ help:  ## list the targets
 	$(UV) venv --quiet --clear --python .venv-uv/bin/python .venv
 	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	$(BIN)/python -m compileall -q datahub_mlflow_source
 	@mkdir -p .home
 	@touch $@
 

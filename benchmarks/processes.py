@@ -118,8 +118,12 @@ def _first_line(process: subprocess.Popen[bytes], out: Path) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Nothing of the user's own MLflow or DataHub, nothing written outside .bench/, no telemetry."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DATAHUB_"))}
+    """Nothing of the user's own MLflow or DataHub, nothing written outside .bench/, no telemetry.
+
+    Compiled code is kept, as everywhere but where PYTHONDONTWRITEBYTECODE is set: one second of each start.
+    """
+    others = ("MLFLOW_", "DATAHUB_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return kept | {
         "HOME": str(FOLDER / "home"),
         "TMPDIR": str(FOLDER / "tmp"),

@@ -32,7 +32,7 @@ _LETTERS = _HEX + "ghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-"
 _ID_LENGTH = 32
 # Runs. The first pages are small, so that there is soon something to map; and as long as there are few runs, so are the
 # others: MLflow and we work side by side, but for the last page. With many, a request costs more than that.
-_FIRST_PAGE, _PAGE_OF_FEW, _SHARE_OF_LAST = 200, 500, 8
+_FIRST_PAGE, _PAGE_OF_FEW, _SHARE_OF_LAST = 200, 250, 20
 
 # One page of runs by run id: token, how many at most, whether in reversed order, and only the servable ones.
 FetchRuns = Callable[[str | None, int, bool, bool], Page]

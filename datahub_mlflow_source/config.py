@@ -31,6 +31,7 @@ from datahub_mlflow_source.config_blocks import (
     LimitsConfig,
     RecipeModel,
     RemovalConfig,
+    ShardConfig,
     TlsConfig,
     nearest,
 )
@@ -222,6 +223,11 @@ class MlflowSourceConfig(
         "linked to, and left to the connectors that own them.",
     )
 
+    # --- scale ---
+    shard: ShardConfig | None = Field(
+        default=None, description="Does only a part of the work, where several processes share it."
+    )
+
     # --- removal ---
     stateful_ingestion: RemovalConfig | None = Field(
         default=None,
@@ -345,6 +351,12 @@ class MlflowSourceConfig(
         twice = {name.lower() for name in self.headers} & {name.lower() for name in self.headers_secret}
         if twice:
             raise RecipeError(f"in both `headers` and `headers_secret`: {', '.join(sorted(twice))}")
+        return self
+
+    @model_validator(mode="after")
+    def _shards_need_no_others(self) -> MlflowSourceConfig:
+        if self.shard and self.max_runs_per_experiment:
+            raise RecipeError("`shard` and `max_runs_per_experiment`: only who reads all runs knows the latest. Choose")
         return self
 
     # --- what `datahub recipe probe` asks: answers are in probe.py, which an older acryl-datahub can't import ---

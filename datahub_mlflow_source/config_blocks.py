@@ -86,6 +86,25 @@ class DatabaseConfig(RecipeModel):
     pool_size: PositiveInt = Field(default=2, description="Connections to the database at most, at a time.")
 
 
+class ShardConfig(RecipeModel):
+    """Which part of the work this process does, where several share it: the same `count` for all of them, and for each
+    an `index` of its own, from 0.
+
+    A database is cut by run ids, a server by experiments. The first shard also sends experiments, registered models,
+    and versions without a run. Needs nothing but that all shards run; `datahub-mlflow finish` then removes what is
+    gone, once for all of them. `datahub-mlflow ingest --shards` does all of it by itself.
+    """
+
+    index: int = Field(ge=0, description="Which shard, from 0 to `count` - 1: `${JOB_COMPLETION_INDEX}` in Kubernetes.")
+    count: PositiveInt = Field(description="How many shards there are; for all of them the same.")
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> ShardConfig:
+        if self.index >= self.count:
+            raise RecipeError(f"`shard.index` is {self.index}: of {self.count} shards the last is {self.count - 1}")
+        return self
+
+
 class LimitsConfig(RecipeModel):
     """How much of one entity is sent. What is cut is counted in the report, with examples.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -39,10 +39,11 @@ from datahub_mlflow_source.mapping.urns import (
     run_urn,
 )
 from datahub_mlflow_source.progress import Progress
-from datahub_mlflow_source.readers.base import Reader, RunScope
+from datahub_mlflow_source.readers.base import WHOLE, Reader, RunScope
 from datahub_mlflow_source.records import Experiment, ModelVersion, RegisteredModel, Run, Unreadable
 from datahub_mlflow_source.removal import RemovalGuard, datahub_has
 from datahub_mlflow_source.report import MlflowSourceReport, Tally
+from datahub_mlflow_source.state.shards import HeldDataset, ShardState
 from datahub_mlflow_source.versions import VersionIndex
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Selection:
     include_datasets: bool
     stage_tags: bool
     patches: bool  # whether they go where patches are understood: not a file, not DataHub Lite
+    hold_datasets: bool = False  # for the closing step, as other shards may have a later word on them
 
 
 class Ingestion:
@@ -91,6 +93,10 @@ class Ingestion:
         # With their schemas, of which a thousand may be a gigabyte: the rest is in a temporary file.
         self._datasets: FileBackedDict[tuple[tuple[int, str], InputDataset]] = FileBackedDict(cache_max_size=1000)
         self._registry = registry_urn(rules.naming)
+        self._shard = selection.runs.shard
+        # Of what is sent once for all shards, the first one's.
+        self._leads = self._shard.index == 0
+        self._state = ShardState()
         self._runs_missing = False  # some could not be read, and nobody knows which
         self._unreadable_runs: set[str] = set()
         self._nameless_runs = 0  # unreadable ones whose id was not found out
@@ -103,22 +109,36 @@ class Ingestion:
             self._versions.close()
             self._datasets.close()
 
+    def shard_state(self) -> ShardState:
+        """What the closing step has to know, once all work units are out."""
+        self._guard.leave(self._state)
+        self._state.experiments = {id_: experiment.name for id_, experiment in self._experiments.items()}
+        self._state.registry = str(self._registry)
+        self._state.complete = not self._report.failures
+        return self._state
+
     def _stages(self) -> Units:
         with self._report.new_stage("Experiments"):
-            yield from self._stage_tags()
+            if self._leads:
+                yield from self._stage_tags()
             yield from self._all_experiments()
         runs = self._runs_of_selected()
         with self._report.new_stage("Registry"):
             self._read_registry()
         with self._report.new_stage("Runs and the versions they made"):
             yield from self._all_runs(runs)
-        with self._report.new_stage("Versions of other runs or none"):
-            yield from self._versions_left()
+        if self._leads:
+            with self._report.new_stage("Versions of other runs or none"):
+                self._leave_to_other_shards()
+                yield from self._versions_left()
         with self._report.new_stage("Datasets"):
             yield from self._all_datasets()
-        with self._report.new_stage("Registered models"):
-            yield from self._all_models()
-            yield from self._guard.work_units(self._experiments.values(), str(self._registry))
+        if self._leads:
+            with self._report.new_stage("Registered models"):
+                yield from self._all_models()
+        if self._shard == WHOLE:
+            names = {id_: experiment.name for id_, experiment in self._experiments.items()}
+            yield from self._guard.work_units(names, str(self._registry))
 
     # --- what is walked ---
 
@@ -131,11 +151,13 @@ class Ingestion:
                 yield from self._work_units(tag)
 
     def _all_experiments(self) -> Units:
-        tally = self._report.experiments
+        tally = self._report.experiments if self._leads else Tally()
         for experiment in self._read(self._reader.experiments(), tally):
             self._experiments[experiment.experiment_id] = experiment
             if not self._selected(experiment):
                 tally.filtered += 1
+                continue
+            if not self._leads:
                 continue
             yield from self._send(
                 tally,
@@ -145,16 +167,18 @@ class Ingestion:
             )
         same_name = any(e.name == "registry" and self._selected(e) for e in self._experiments.values())
         self._registry = registry_urn(self._rules.naming, beside_experiment_of_that_name=same_name)
-        yield from self._work_units(map_registry(self._registry, self._rules))
+        if self._leads:
+            yield from self._work_units(map_registry(self._registry, self._rules))
 
     def _read_registry(self) -> None:
         """Before the runs, so that each finds its versions as it passes by."""
+        # Every shard reads all of it, the first counts.
+        models, versions = (self._report.models, self._report.versions) if self._leads else (Tally(), Tally())
         for record in self._timed(self._reader.registry()):
             if isinstance(record, Unreadable):
-                tally = self._report.models if record.kind == "registered model" else self._report.versions
-                self._unreadable(record, tally)
+                self._unreadable(record, models if record.kind == "registered model" else versions)
                 continue
-            tally = self._report.models if isinstance(record, RegisteredModel) else self._report.versions
+            tally = models if isinstance(record, RegisteredModel) else versions
             tally.read += 1
             if not self._selection.model(record.name):
                 tally.filtered += 1
@@ -180,19 +204,36 @@ class Ingestion:
         if include == "registered":
             runs = self._reader.runs_by_id(self._versions.run_ids(), self._selected_ids(), self._selection.runs)
         counts = self._reader.run_counts(self._selected_ids(), self._selection.runs) if include == "all" else None
-        progress = Progress(self._report, {e.experiment_id: e.name for e in self._experiments.values()}, counts)
+        names = {e.experiment_id: e.name for e in self._experiments.values()}
+        progress = Progress(self._report, names, counts, self._shard)
         for run in self._read(runs, self._report.runs):
             progress.passed(run)
             yield from self._run(run)
         progress.finished()
         left = self._versions.run_ids()
-        everywhere = RunScope(include_deleted=True)
-        for run in self._read(self._reader.runs_by_id(left, self._experiments, everywhere), None):
+        anywhere = RunScope(include_deleted=True, shard=self._shard)
+        for run in self._read(self._reader.runs_by_id(left, self._experiments, anywhere), None):
             yield from self._versions_of(run, run_is_sent=False)
 
+    def _leave_to_other_shards(self) -> None:
+        """The versions that go out with another shard's run; those whose run is sent there, their model names."""
+        if self._shard == WHOLE or self._selection.include_runs == "none":
+            return
+        scope = replace(self._selection.runs, shard=WHOLE)
+        for run in self._read(self._reader.runs_by_id(self._versions.run_ids(), self._selected_ids(), scope), None):
+            for version in self._versions.take(run.run_id):
+                if self._run_selected(run):
+                    self._versions.run_sent(version)
+        anywhere = RunScope(include_deleted=True)
+        for run in self._read(self._reader.runs_by_id(self._versions.run_ids(), self._experiments, anywhere), None):
+            self._versions.take(run.run_id)
+
+    def _run_selected(self, run: Run) -> bool:
+        return self._selection.run_name(run.name) and self._selection.run_user(run.user_id)
+
     def _run(self, run: Run) -> Units:
-        tally, selection = self._report.runs, self._selection
-        if not (selection.run_name(run.name) and selection.run_user(run.user_id)):
+        tally = self._report.runs
+        if not self._run_selected(run):
             tally.filtered += 1
             yield from self._versions_of(run, run_is_sent=False)
             return
@@ -254,11 +295,17 @@ class Ingestion:
             yield MetadataChangeProposalWrapper(entityUrn=str(urn), aspect=tags).as_workunit()
 
     def _all_datasets(self) -> Units:
+        hold = self._selection.hold_datasets
+        tally = Tally() if hold else self._report.datasets
         platforms: dict[str, Entity] = {}
-        for _, dataset in self._datasets.values():
-            self._report.datasets.read += 1
+        for said_at, dataset in self._datasets.values():
+            tally.read += 1
             mapped = partial(map_dataset, dataset, self._rules)
-            yield from self._send(self._report.datasets, dataset.input.name, partial(getattr, dataset, "urn"), mapped)
+            units = self._send(tally, dataset.input.name, partial(getattr, dataset, "urn"), mapped)
+            if hold:
+                self._hold(str(dataset.urn), said_at, units)
+            else:
+                yield from units
             upstream = upstream_of(dataset, self._rules)
             platform = platform_of(upstream) if upstream else None
             if platform:
@@ -268,6 +315,11 @@ class Ingestion:
                 for aspect in platform.aspects:
                     proposal = MetadataChangeProposalWrapper(entityUrn=urn, aspect=aspect)
                     yield proposal.as_workunit(is_primary_source=False)
+
+    def _hold(self, urn: str, said_at: tuple[int, str], units: Units) -> None:
+        proposals = [u.metadata.to_obj() for u in units if isinstance(u.metadata, MetadataChangeProposalWrapper)]
+        if proposals:
+            self._state.datasets[urn] = HeldDataset(start_time=said_at[0], run_id=said_at[1], proposals=proposals)
 
     def _all_models(self) -> Units:
         for model in self._models:

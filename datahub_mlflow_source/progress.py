@@ -7,12 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+from datahub_mlflow_source.readers.base import WHOLE, Shard
 from datahub_mlflow_source.records import Run
 from datahub_mlflow_source.report import MlflowSourceReport
 
 logger = logging.getLogger(__name__)
 
 _TOLD_EVERY_SECONDS = 5.0
+_NOTED_EVERY_SECONDS = 0.5  # for who shows a bar
 _MOST_EXPERIMENTS = 50  # in the report, those with the most runs first
 
 
@@ -24,23 +26,35 @@ class Progress:
         report: MlflowSourceReport,
         names: Mapping[str, str],
         counts: Mapping[str, int] | None,
+        shard: Shard = WHOLE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`names` and `counts` are of experiments, by id: how many runs each has; None where nobody knows."""
+        """`names` and `counts` are of experiments, by id: how many runs each has; None where nobody knows.
+
+        Who counts runs, cuts them by their ids too: then what comes before a run is not all of its shard.
+        """
         self._report, self._names, self._counts, self._clock = report, names, counts, clock
+        self._shard = shard if counts is not None else WHOLE
         self._read: Counter[str] = Counter()
-        self._began = self._told = clock()
+        self._began = self._told = self._noted = clock()
 
     def passed(self, run: Run) -> None:
         """One more."""
         self._read[run.experiment_id] += 1
         now = self._clock()
+        if now - self._noted < _NOTED_EVERY_SECONDS:
+            return
+        self._noted = now
+        share = share_before(run.run_id)
+        share = None if share is None else min(max(share * self._shard.count - self._shard.index, 0.0), 1.0)
+        self._report.share_of_runs = share or 0.0
         if now - self._told >= _TOLD_EVERY_SECONDS:
             self._told = now
-            self._tell(now - self._began, share_before(run.run_id))
+            self._tell(now - self._began, share)
 
     def finished(self) -> None:
         """The last figures, for the report."""
+        self._report.share_of_runs = 1.0
         self._tell(max(self._clock() - self._began, 0.001), 1.0)
 
     def _tell(self, seconds: float, share: float | None) -> None:

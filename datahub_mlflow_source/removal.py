@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
 import requests
@@ -37,8 +37,9 @@ from datahub.utilities.urns.urn import guess_entity_type
 
 from datahub_mlflow_source.mapping.rules import OURS, alive
 from datahub_mlflow_source.mapping.urns import PLATFORM, PLATFORM_URN
-from datahub_mlflow_source.records import Experiment, Kind
+from datahub_mlflow_source.records import Kind
 from datahub_mlflow_source.report import MlflowSourceReport
+from datahub_mlflow_source.state.shards import ShardState
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ _OUR_DATASET = re.compile(r"urn:li:dataset:\(urn:li:dataPlatform:mlflow,.*-[0-9a
 # What DataHub's client raises when a question is not answered.
 _ASKING_FAILED = (requests.RequestException, OperationalError, ValueError)
 _RENAMES_LOOKED_UP = 20
+_NEVER_REMOVED = f"urn:li:{DataProcessInstanceUrn.ENTITY_TYPE}:"  # runs, of which there are many
 
 
 def datahub_has(graph: DataHubGraph | None, urn: str) -> bool:
@@ -83,18 +85,21 @@ class RemovalGuard:
         state_provider: StateProviderWrapper,
         ctx: PipelineContext,
         report: MlflowSourceReport,
+        *,
+        collects: bool = False,  # a shard's: judges nothing, and notes all for the closing step
     ) -> None:
         self._config = config
         self._state_provider = state_provider
         self._graph = ctx.graph
         self._report = report
+        self._collects = collects
         self._sent: set[str] = set()
         self._keep: set[str] = set()
         self._incomplete: set[str] = set()  # entity types
 
     def sent(self, urn: str) -> None:
         """This entity is there. Remembered only of those that could be missed: memory must not grow with runs."""
-        if urn in self._last_urns:
+        if urn in self._last_urns or (self._collects and not urn.startswith(_NEVER_REMOVED)):
             self._sent.add(urn)
 
     def keep(self, urn: str) -> None:
@@ -107,7 +112,7 @@ class RemovalGuard:
 
     def run_unreadable(self, urn: DataProcessInstanceUrn) -> None:
         """The datasets of such a run stay: those that DataHub knows of, or all where there is no one to ask."""
-        if not self._last_urns:
+        if not (self._last_urns or self._collects):
             return
         try:
             inputs = self._graph.get_aspect(str(urn), DataProcessInstanceInputClass) if self._graph else None
@@ -126,10 +131,24 @@ class RemovalGuard:
             return urn in self._last_urns
         return datahub_has(self._graph, urn)
 
-    def work_units(self, experiments: Collection[Experiment], registry: str) -> Iterator[MetadataWorkUnit]:
+    def leave(self, state: ShardState) -> None:
+        """What this shard has noted, for the closing step."""
+        state.sent, state.keep, state.incomplete = sorted(self._sent), sorted(self._keep), sorted(self._incomplete)
+
+    def take(self, state: ShardState) -> None:
+        """What a shard has noted."""
+        self._keep.update(state.keep)
+        self._incomplete.update(state.incomplete)
+        handler = self._state_provider._usecase_handlers.get(StaleEntityRemovalHandler.compute_job_id(PLATFORM))
+        for urn in state.sent:
+            self.sent(urn)
+            if isinstance(handler, StaleEntityRemovalHandler):
+                handler.add_entity_to_state("", urn)
+
+    def work_units(self, experiments: Mapping[str, str], registry: str) -> Iterator[MetadataWorkUnit]:
         """At the end of the ingestion: what keeps alive the entities that must not go.
 
-        `experiments` are all that MLflow listed, `registry` is the container that is always there.
+        `experiments` are all that MLflow listed, names by id; `registry` is the container that is always there.
         """
         missing = sorted(self._last_urns - self._sent - self._left_to_others())
         gone = [urn for urn in missing if urn not in self._keep]
@@ -184,11 +203,10 @@ class RemovalGuard:
                     context=f"{count} of {of} entities of type {entity_type}",
                 )
 
-    def _tell_renames(self, removed: set[str], experiments: Iterable[Experiment]) -> None:
+    def _tell_renames(self, removed: set[str], names: Mapping[str, str]) -> None:
         """A container's URN is made of its experiment's name: a rename removes one and adds another."""
         if not self._graph:
             return
-        names = {experiment.experiment_id: experiment.name for experiment in experiments}
         containers = sorted(urn for urn in removed if guess_entity_type(urn) == ContainerUrn.ENTITY_TYPE)
         for urn in containers[:_RENAMES_LOOKED_UP]:
             try:

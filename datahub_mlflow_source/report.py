@@ -35,6 +35,7 @@ class MlflowSourceReport(StaleEntityRemovalSourceReport):
     query_slowest_millis: float | None = None
     waiting_for_mlflow: PerfTimer = field(default_factory=PerfTimer)
     progress: str = ""  # of the runs
+    share_of_runs: float = 0.0  # passed so far, from 0 to 1, as far as their ids tell
     runs_by_experiment: dict[str, str] = field(default_factory=dict)  # read, of how many; the largest experiments
     experiments: Tally = field(default_factory=Tally)
     runs: Tally = field(default_factory=Tally)

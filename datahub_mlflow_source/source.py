@@ -33,10 +33,11 @@ from datahub_mlflow_source.errors import RecipeError, ServerError
 from datahub_mlflow_source.ingestion import Ingestion, Selection
 from datahub_mlflow_source.mapping.rules import Limits, Rules, Web
 from datahub_mlflow_source.mapping.urns import PLATFORM, Naming
-from datahub_mlflow_source.readers.base import Reader, RunScope
+from datahub_mlflow_source.readers.base import WHOLE, Reader, RunScope, Shard
 from datahub_mlflow_source.readers.rest import RestReader
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.report import MlflowSourceReport
+from datahub_mlflow_source.state.shards import ShardHandler, ShardState
 
 _DAY_MILLIS = 24 * 60 * 60 * 1000
 
@@ -58,14 +59,27 @@ _DAY_MILLIS = 24 * 60 * 60 * 1000
     else lambda source: source
 )
 class MlflowSource(StatefulIngestionSourceBase, TestableSource):
-    """MLflow into DataHub, in bulk: experiments, runs, dataset inputs, registered models and versions."""
+    """MLflow into DataHub, in bulk: experiments, runs, dataset inputs, registered models and versions.
+
+    Attributes:
+        closing_follows: set by who runs shards and the closing step behind them: datasets are left to that.
+        shard_state: what a shard leaves for the closing step, once it has come to its end.
+    """
 
     platform = PLATFORM
 
     def __init__(self, config: MlflowSourceConfig, ctx: PipelineContext) -> None:
         """Opens nothing yet. Raises ValidationError where recipe and environment name no server to read."""
+        if config.shard and config.stateful_ingestion:  # which is done once for all shards, by the closing step
+            removal = config.stateful_ingestion.model_copy(update={"remove_stale_metadata": False})
+            config = config.model_copy(update={"stateful_ingestion": removal})
         super().__init__(config, ctx)
         self.config = config
+        self.closing_follows = False
+        self.shard_state: ShardState | None = None
+        self._shard_handler: ShardHandler | None = None
+        if config.shard and config.stateful_ingestion and config.stateful_ingestion.enabled:
+            self._shard_handler = ShardHandler(_shard(config), self.state_provider, ctx)
         self.ctx = ctx
         self.report: MlflowSourceReport = MlflowSourceReport()
         try:
@@ -108,13 +122,21 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
             self.report.failure(title="MLflow can't be read", message="Nothing was ingested.", context=str(error))
             return
         self.report.mlflow_version = self._reader.server_version()
-        guard = RemovalGuard(self.config.stateful_ingestion, self.state_provider, self.ctx, self.report)
+        shard = self.config.shard is not None
+        guard = RemovalGuard(self.config.stateful_ingestion, self.state_provider, self.ctx, self.report, collects=shard)
         selection = replace(
-            selection_of(self.config), stage_tags=self._stage_tags_are_taken(), patches=self._patches_are_taken()
+            selection_of(self.config),
+            stage_tags=self._stage_tags_are_taken(),
+            patches=self._patches_are_taken(),
+            hold_datasets=shard and (self.closing_follows or self._shard_handler is not None),
         )
         ingestion = Ingestion(self._reader, self._rules, selection, guard, self.report, self.ctx.graph)
         try:
             yield from ingestion.work_units()
+            if shard:
+                self.shard_state = ingestion.shard_state()
+                if self._shard_handler:
+                    self._shard_handler.leave(self.shard_state)
         finally:
             self.report.requests_sent = self._reader.requests_sent
             if millis := self._reader.query_millis():
@@ -207,6 +229,10 @@ def _rules(config: MlflowSourceConfig, tracking_url: str | None = None, registry
     )
 
 
+def _shard(config: MlflowSourceConfig) -> Shard:
+    return Shard(config.shard.index, config.shard.count) if config.shard else WHOLE
+
+
 def selection_of(config: MlflowSourceConfig) -> Selection:
     """What the recipe leaves in, as of now."""
     days = config.run_retention_days
@@ -215,6 +241,7 @@ def selection_of(config: MlflowSourceConfig) -> Selection:
         filter=config.run_filter,
         started_after=int(time.time() * 1000) - days * _DAY_MILLIS if days else None,
         latest_per_experiment=config.max_runs_per_experiment,
+        shard=_shard(config),
     )
     return Selection(
         experiment=config.experiment_pattern.allowed,

@@ -87,6 +87,13 @@ What is made of what MLflow holds.
         "stage_tags source_mapping_to_platform materialize_dataset_inputs",
     ),
     Group(
+        "Scale",
+        """\
+For hundreds of thousands of runs and more: [docs/scale.md](scale.md).
+""",
+        "shard",
+    ),
+    Group(
         "Removal",
         """\
 What happens in DataHub to what is gone from MLflow. The last four keys are described in DataHub's own words. They are

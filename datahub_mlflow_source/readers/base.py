@@ -5,8 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
+from zlib import crc32
 
 from datahub_mlflow_source.records import Experiment, ModelVersion, RegisteredModel, Run, Unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of so many parts of all runs, cut alike by every process that reads one of them, without asking the others.
+
+    A database is cut by ranges of run ids, which are random hex digits. MLflow's API has no such range: it is cut by
+    experiments, of which each is in one part.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def run_ids(self) -> tuple[str | None, str | None]:
+        """From this one on, and up to but without the other. None: from the first, up to the last."""
+        low, high = (f"{16**8 * place // self.count:08x}" for place in (self.index, self.index + 1))
+        return low if self.index else None, high if self.index + 1 < self.count else None
+
+    def has_experiment(self, experiment_id: str) -> bool:
+        """Ids are counted, or random numbers."""
+        number = int(experiment_id) if experiment_id.isdecimal() else crc32(experiment_id.encode())
+        return number % self.count == self.index
+
+    def parts(self, count: int) -> list[Shard]:
+        """This one, cut further."""
+        return [Shard(self.index * count + part, self.count * count) for part in range(count)]
+
+
+WHOLE = Shard()
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +46,8 @@ class RunScope:
     include_deleted: bool = False
     filter: str | None = None  # MLflow's search syntax
     started_after: int | None = None  # epoch milliseconds
-    latest_per_experiment: int | None = None  # so many of each experiment, the latest; None: all
+    latest_per_experiment: int | None = None  # so many of each experiment, the latest; None: all. Of the whole only.
+    shard: Shard = WHOLE
 
 
 def aliases_by_version(model: RegisteredModel) -> dict[str, list[str]]:
@@ -67,7 +98,7 @@ class Reader(Protocol):
         ...
 
     def run_counts(self, experiment_ids: Iterable[str], scope: RunScope) -> dict[str, int] | None:
-        """How many runs each of these experiments has, before filters; None where that costs too much to find out."""
+        """How many runs each of these experiments has in the shard, before filters; None where that costs too much."""
         ...
 
     def runs_by_id(

@@ -117,7 +117,7 @@ class RestReader:
         return _records("model version", pages, version, "ordered by name and version")
 
     def runs(self, experiment_ids: Iterable[str], scope: RunScope) -> Iterator[Run | Unreadable]:
-        ids = list(experiment_ids)
+        ids = list(filter(scope.shard.has_experiment, experiment_ids))
         if scope.latest_per_experiment:
             return _until_broken_off(self._latest_runs(id_, scope) for id_ in ids)
         parts = batches(ids, _EXPERIMENTS_PER_REQUEST)
@@ -208,7 +208,7 @@ class RestReader:
         self, run_ids: Iterable[str], experiment_ids: Iterable[str], scope: RunScope
     ) -> Iterator[Run | Unreadable]:
         ids = sorted(set(filter(_RUN_ID.fullmatch, run_ids)))
-        for experiments in batches(experiment_ids, _MOST_EXPERIMENTS):
+        for experiments in batches(filter(scope.shard.has_experiment, experiment_ids), _MOST_EXPERIMENTS):
             query = {
                 "experiment_ids": experiments,
                 "run_view_type": "ALL" if scope.include_deleted else "ACTIVE_ONLY",

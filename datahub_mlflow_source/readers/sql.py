@@ -9,8 +9,8 @@ import heapq
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import total_ordering
-from itertools import chain, pairwise
+from functools import partial, total_ordering
+from itertools import chain
 
 import sqlalchemy as sa
 
@@ -122,7 +122,8 @@ class SqlReader:
             wanted = [key.run_id for key in page if key.in_scope(experiment_ids, scope)]
             return keep(read_runs(reading, wanted, whole_range=len(wanted) == len(page)))
 
-        yield from walk_by_key("run", self._tracking, run_keys, read, self._page_size)
+        keys = partial(run_keys, shard=scope.shard)
+        yield from walk_by_key("run", self._tracking, keys, read, self._page_size)
 
     def _latest_runs(self, experiment_ids: frozenset[str], scope: RunScope) -> Iterator[Run | Unreadable]:
         """Found out in one walk, read in another; by experiment, the latest first."""
@@ -158,16 +159,15 @@ class SqlReader:
                 else:
                     yield run
             return
-        pages = walk_by_key("run", self._tracking, run_keys, read, self._page_size)
+        pages = walk_by_key("run", self._tracking, partial(run_keys, shard=scope.shard), read, self._page_size)
         yield from chain.from_iterable(pages)
 
     def run_counts(self, experiment_ids: Iterable[str], scope: RunScope) -> dict[str, int] | None:
         """In sixteen statements, each over a sixteenth of the run ids."""
         found = dict.fromkeys(experiment_ids, 0)
-        bounds = [None, *(f"{digit:x}" for digit in range(1, 16)), None]
         try:
-            for low, high in pairwise(bounds):
-                for id_, count in self._tracking.read(lambda reading: count_runs(reading, low, high, scope)):  # noqa: B023
+            for part in scope.shard.parts(16):
+                for id_, count in self._tracking.read(partial(count_runs, shard=part, scope=scope)):
                     if str(id_) in found:
                         found[str(id_)] += count
         except ServerError as error:
@@ -186,7 +186,7 @@ class SqlReader:
             return
 
         def read(reading: Reading, ids: Sequence[str]) -> list[Run]:
-            wanted = [key.run_id for key in keys_of(reading, ids) if key.in_scope(experiments, scope)]
+            wanted = [key.run_id for key in keys_of(reading, ids, scope.shard) if key.in_scope(experiments, scope)]
             return keep(read_runs(reading, wanted, whole_range=False))
 
         for batch in batches(sorted(set(run_ids)), self._page_size):

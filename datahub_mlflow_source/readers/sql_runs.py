@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from datahub_mlflow_source.errors import ServerError
-from datahub_mlflow_source.readers.base import RunScope
+from datahub_mlflow_source.readers.base import RunScope, Shard
 from datahub_mlflow_source.readers.by_key import pairs
 from datahub_mlflow_source.readers.database import Reading
 from datahub_mlflow_source.readers.schema import DATASETS, INPUT_TAGS, INPUTS, LATEST_METRICS, PARAMS, RUNS, TAGS
@@ -43,26 +43,33 @@ _KEY = sa.select(RUNS.c.run_uuid, RUNS.c.experiment_id, RUNS.c.lifecycle_stage, 
 )
 
 
-def run_keys(reading: Reading, after: RunKey | None, size: int) -> list[RunKey]:
-    """The next so many runs of the whole database. There is no index but that of run ids, so all are passed."""
-    statement = _KEY.where(RUNS.c.run_uuid > after.run_id) if after else _KEY
+def run_keys(reading: Reading, after: RunKey | None, size: int, shard: Shard) -> list[RunKey]:
+    """The next so many runs of the shard. There is no index but that of run ids, so all are passed."""
+    statement = _KEY.where(*_within(shard))
+    if after:
+        statement = statement.where(RUNS.c.run_uuid > after.run_id)
     return [RunKey(*row) for row in reading.rows(statement.limit(size))]
 
 
-def keys_of(reading: Reading, run_ids: Sequence[str]) -> list[RunKey]:
-    """Those of these runs that are there."""
-    return [RunKey(*row) for row in reading.rows(_KEY.where(RUNS.c.run_uuid.in_(run_ids)))]
+def keys_of(reading: Reading, run_ids: Sequence[str], shard: Shard) -> list[RunKey]:
+    """Those of these runs that are there, and in the shard."""
+    return [RunKey(*row) for row in reading.rows(_KEY.where(RUNS.c.run_uuid.in_(run_ids), *_within(shard)))]
 
 
-def count_runs(reading: Reading, low: str | None, high: str | None, scope: RunScope) -> list[tuple[int, int]]:
-    """Experiments, and how many runs each has between these run ids."""
+def count_runs(reading: Reading, shard: Shard, scope: RunScope) -> list[tuple[int, int]]:
+    """Experiments, and how many runs each has in the shard."""
     stages = ("active", "deleted") if scope.include_deleted else ("active",)
-    statement = sa.select(RUNS.c.experiment_id, sa.func.count()).where(RUNS.c.lifecycle_stage.in_(stages))
-    if low is not None:
-        statement = statement.where(RUNS.c.run_uuid >= low)
-    if high is not None:
-        statement = statement.where(RUNS.c.run_uuid < high)
+    statement = sa.select(RUNS.c.experiment_id, sa.func.count()).where(
+        RUNS.c.lifecycle_stage.in_(stages), *_within(shard)
+    )
     return [(row[0], row[1]) for row in reading.rows(statement.group_by(RUNS.c.experiment_id))]
+
+
+def _within(shard: Shard) -> list[Any]:
+    """As conditions. The database alone compares, so that no run is in two shards or none, whatever its collation."""
+    low, high = shard.run_ids()
+    from_low = [] if low is None else [RUNS.c.run_uuid >= low]
+    return from_low if high is None else [*from_low, RUNS.c.run_uuid < high]
 
 
 def read_runs(reading: Reading, run_ids: Sequence[str], *, whole_range: bool) -> list[Run]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 import docs.generate
 from datahub_mlflow_source.config import MlflowSourceConfig
-from datahub_mlflow_source.config_blocks import DatabaseConfig, LimitsConfig, RemovalConfig, TlsConfig
+from datahub_mlflow_source.config_blocks import DatabaseConfig, LimitsConfig, RemovalConfig, ShardConfig, TlsConfig
 from datahub_mlflow_source.connection import connections
 from docs.generate import GROUPS, PAGE, ROOT, SCHEMA, Group, page, recipe_schema, rows, schema_text
 
@@ -26,6 +26,7 @@ BLOCKS: dict[str, type[BaseModel]] = {
     "tls": TlsConfig,
     "database": DatabaseConfig,
     "limits": LimitsConfig,
+    "shard": ShardConfig,
     "stateful_ingestion": RemovalConfig,
 }
 

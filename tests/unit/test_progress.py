@@ -22,7 +22,7 @@ class Clock:
 def test_every_five_seconds_it_tells_how_much_how_fast_and_how_long(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     report, clock = MlflowSourceReport(), Clock()
-    progress = Progress(report, {"1": "churn", "2": "fraud"}, {"1": 3000, "2": 1000}, clock)
+    progress = Progress(report, {"1": "churn", "2": "fraud"}, {"1": 3000, "2": 1000}, clock=clock)
     for second in range(12):
         clock.now += 1
         for number in range(100):
@@ -37,7 +37,7 @@ def test_every_five_seconds_it_tells_how_much_how_fast_and_how_long(caplog: pyte
 
 def test_time_left_goes_by_the_ids_which_are_random() -> None:
     report, clock = MlflowSourceReport(), Clock()
-    progress = Progress(report, {}, None, clock)
+    progress = Progress(report, {}, None, clock=clock)
     clock.now += 100
     progress.passed(make_run(run_id="40000000" + "0" * 24))
     assert report.progress == "1 runs in 1 min 40 s, 0 a second, about 5 min 00 s left"
@@ -52,7 +52,7 @@ def test_the_share_of_runs_before_one(run_id: str, share: float | None) -> None:
 
 def test_where_the_total_is_unknown_only_what_was_read_is_told() -> None:
     report, clock = MlflowSourceReport(), Clock()
-    progress = Progress(report, {"1": "churn"}, None, clock)
+    progress = Progress(report, {"1": "churn"}, None, clock=clock)
     progress.passed(make_run(experiment_id="1"))
     clock.now += 7200
     progress.finished()

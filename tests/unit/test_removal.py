@@ -122,7 +122,7 @@ class Catalog:
                 outcome.report.report_workunit(unit)
                 yield unit
             act(guard)
-            for unit in guard.work_units(experiments, REGISTRY):
+            for unit in guard.work_units({e.experiment_id: e.name for e in experiments}, REGISTRY):
                 outcome.kept.add(unit.get_urn())
                 yield unit
 

@@ -1,0 +1,70 @@
+"""The closing step behind shards: what only all of them together know is said once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from datahub.emitter.mcp import MetadataChangeProposalWrapper
+from datahub.ingestion.api.workunit import MetadataWorkUnit
+
+from datahub_mlflow_source.errors import RecipeError
+from datahub_mlflow_source.mapping.rules import alive
+from datahub_mlflow_source.removal import RemovalGuard
+from datahub_mlflow_source.source import MlflowSource
+from datahub_mlflow_source.state.shards import HeldDataset, ShardState, left_behind
+
+
+class ClosingSource(MlflowSource):
+    """Sends the datasets, and removes what is gone, over the union of all shards. Reads nothing of MLflow.
+
+    Attributes:
+        count: how many shards there are.
+        states: what they left; None: what they left in DataHub.
+    """
+
+    count: int = 0
+    states: Sequence[ShardState] | None = None
+    _nothing_closed = False
+
+    def get_workunits_internal(self) -> Iterable[MetadataWorkUnit]:
+        """Nothing is removed where a shard is missing, or broke off."""
+        try:
+            states = left_behind(self.count, self.state_provider, self.ctx) if self.states is None else self.states
+        except RecipeError as error:
+            self.report.failure(title="The shards are not closed", message="Nothing was removed.", context=str(error))
+            self._nothing_closed = True
+            return
+        if len(states) < self.count or not all(state.complete for state in states):
+            self.report.failure(
+                title="A shard did not come to its end",
+                message="Nothing is removed. Its own report says why: run the shards again.",
+                context=f"{sum(state.complete for state in states)} of {self.count} are complete",
+            )
+        yield from self._datasets(states)
+        if not states:
+            return
+        guard = RemovalGuard(self.config.stateful_ingestion, self.state_provider, self.ctx, self.report)
+        for state in states:
+            guard.take(state)
+        # The framework removes nothing where nothing was sent.
+        yield MetadataChangeProposalWrapper(entityUrn=states[0].registry, aspect=alive()).as_workunit()
+        yield from guard.work_units(states[0].experiments, states[0].registry)
+
+    def close(self) -> None:
+        """What the removal remembers stays as it was, where nothing was closed: so do the shards that are there."""
+        if self._nothing_closed:
+            self.state_provider.cur_checkpoints.clear()
+        super().close()
+
+    def _datasets(self, states: Iterable[ShardState]) -> Iterable[MetadataWorkUnit]:
+        """Each as the latest run has it, whichever shard's that is."""
+        latest: dict[str, HeldDataset] = {}
+        for state in states:
+            for urn, held in state.datasets.items():
+                if urn not in latest or latest[urn].said_at < held.said_at:
+                    latest[urn] = held
+        for held in (latest[urn] for urn in sorted(latest)):
+            self.report.datasets.read += 1
+            for proposal in held.proposals:
+                yield MetadataChangeProposalWrapper.from_obj_require_wrapper(proposal).as_workunit()
+            self.report.datasets.sent += 1

@@ -1,0 +1,175 @@
+"""Where shards run: in processes of this machine, or on a Dask cluster. Light to import: the work is done elsewhere."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from datahub_mlflow_source.shard_work import Outcome
+
+Recipe = Mapping[str, Any]
+# Is told the shard, how much of its runs is read, from 0 to 1, and how many that are.
+Tell = Callable[[int, float, int], None]
+_TRIES = 3  # of a shard whose process went away
+_WORK = "datahub_mlflow_source.shard_work"
+_DASK_TOPIC = "datahub-mlflow"
+
+
+class LostError(RuntimeError):
+    """A shard's process went away, again and again."""
+
+
+class Processes:
+    """On all cores of this machine.
+
+    A process that has imported DataHub, and does nothing else, is copied for each shard: that takes no time, where
+    starting Python anew takes each shard a second and a half.
+    """
+
+    def __init__(self) -> None:
+        methods = multiprocessing.get_all_start_methods()
+        self._context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        if "forkserver" in methods:
+            from multiprocessing.forkserver import ensure_running
+
+            self._context.set_forkserver_preload([_WORK])
+            ensure_running()
+
+    def shards(self, recipe: Recipe, count: int, tell: Tell, *, dry_run: bool) -> list[Outcome]:
+        """All of them, at most one at a time on each core. Raises LostError."""
+        waiting = deque(range(count))
+        tries: Counter[int] = Counter()
+        outcomes: dict[int, Outcome] = {}
+        running: dict[Connection, tuple[int, BaseProcess]] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < (os.cpu_count() or 1):
+                    index = waiting.popleft()
+                    tries[index] += 1
+                    receiver, process = self._start(_shard, recipe, index, count, dry_run)
+                    running[receiver] = index, process
+                for receiver in cast("list[Connection]", wait(list(running))):
+                    index, process = running[receiver]
+                    try:
+                        said = receiver.recv()
+                    except EOFError:
+                        del running[receiver]
+                        process.join()
+                        if index not in outcomes:
+                            if tries[index] == _TRIES:
+                                raise LostError(_lost(index, process.exitcode)) from None
+                            waiting.append(index)
+                        continue
+                    if isinstance(said, tuple):
+                        tell(index, *said)
+                    else:
+                        outcomes[index] = said
+        finally:
+            for _, process in running.values():
+                process.kill()
+        return [outcomes[index] for index in range(count)]
+
+    def closing(self, recipe: Recipe, count: int, states: Sequence[str] | None, *, dry_run: bool) -> Outcome:
+        """The step behind the shards. Raises LostError."""
+        receiver, process = self._start(_closing, recipe, count, states, dry_run)
+        try:
+            outcome: Outcome = receiver.recv()
+        except EOFError:
+            process.join()
+            raise LostError(
+                f"The closing step ended with code {process.exitcode}. Memory is the usual reason."
+            ) from None
+        finally:
+            process.kill()
+        return outcome
+
+    def _start(self, target: Callable[..., None], *args: Any) -> tuple[Connection, BaseProcess]:
+        receiver, sender = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=target, args=(sender, *args), daemon=True)
+        process.start()
+        sender.close()
+        return receiver, process
+
+
+def _shard(sender: Connection, recipe: Recipe, index: int, count: int, dry_run: bool) -> None:
+    from datahub_mlflow_source.shard_work import run_shard
+
+    def tell(share: float, runs: int) -> None:
+        try:
+            sender.send((share, runs))
+        except OSError:  # whoever started this is no more
+            os._exit(1)
+
+    sender.send(run_shard(recipe, index, count, tell, dry_run=dry_run))
+
+
+def _closing(sender: Connection, recipe: Recipe, count: int, states: Sequence[str] | None, dry_run: bool) -> None:
+    from datahub_mlflow_source.shard_work import run_closing
+
+    sender.send(run_closing(recipe, count, states, dry_run=dry_run))
+
+
+def _lost(index: int, code: int | None) -> str:
+    return (
+        f"Shard {index} went away {_TRIES} times, the last time with code {code}. Check this machine's log: memory is "
+        "the usual reason, and more shards need less each only where fewer of them run at a time."
+    )
+
+
+class DaskCluster:
+    """On a Dask cluster that is there. Dask itself gives the shard of a lost worker to another."""
+
+    def __init__(self, scheduler: str) -> None:
+        """Raises ImportError where Dask is not installed, OSError where no scheduler answers."""
+        from distributed import Client
+
+        self._client: Any = Client(  # type: ignore[no-untyped-call]
+            scheduler, timeout="10s", set_as_default=False
+        )
+
+    def shards(self, recipe: Recipe, count: int, tell: Tell, *, dry_run: bool) -> list[Outcome]:
+        """All of them. Raises LostError."""
+        from distributed import KilledWorker
+
+        def told(event: tuple[float, Any]) -> None:
+            _, (key, index, share, runs) = event
+            if key == run_key:
+                tell(index, share, runs)
+
+        run_key = f"datahub-mlflow-{time.time_ns()}"
+        self._client.subscribe_topic(_DASK_TOPIC, told)
+        futures = [
+            self._client.submit(_on_dask, recipe, index, count, run_key, dry_run, key=f"{run_key}-{index}", pure=False)
+            for index in range(count)
+        ]
+        try:
+            outcomes: list[Outcome] = self._client.gather(futures)
+        except KilledWorker as error:
+            raise LostError(f"Dask gave a shard up: {error}") from error
+        finally:
+            self._client.cancel(futures)
+            self._client.unsubscribe_topic(_DASK_TOPIC)
+        return outcomes
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _on_dask(recipe: Recipe, index: int, count: int, run_key: str, dry_run: bool) -> Outcome:
+    from distributed import get_worker
+
+    from datahub_mlflow_source.shard_work import run_shard
+
+    worker = get_worker()
+
+    def tell(share: float, runs: int) -> None:
+        worker.log_event(_DASK_TOPIC, (run_key, index, share, runs))
+
+    return run_shard(recipe, index, count, tell, dry_run=dry_run)

@@ -1,0 +1,89 @@
+"""The reports of all shards as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+_MOST_EXAMPLES = 10  # as DataHub's own reports have it
+# Of a process, or of the whole: to be added up they make no sense.
+_NOT_ADDED = ("query_p95_millis", "query_slowest_millis", "share_of_runs", "running_time", "start_time", "peak")
+_SHOWN = (
+    "mlflow_version",
+    "events_produced",
+    "requests_sent",
+    "query_p95_millis",
+    "query_slowest_millis",
+    "experiments",
+    "runs",
+    "datasets",
+    "models",
+    "versions",
+    "kept_although_not_read",
+    "cut",
+    "names_shortened",
+    "soft_deleted_stale_entities",
+    "failures",
+    "warnings",
+    "infos",
+)
+
+
+def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Counts added up, examples joined, what was said by several said once."""
+    found: dict[str, Any] = {}
+    for report in reports:
+        for key, value in report.items():
+            found[key] = _both(key, found[key], value) if key in found else value
+    return found
+
+
+def _both(key: str, one: Any, other: Any) -> Any:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return merged([one, other])
+    if isinstance(one, list) and isinstance(other, list):
+        return _examples(one, other)
+    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
+        return max(one, other) if key.startswith(_NOT_ADDED) else one + other
+    return one
+
+
+def _examples(one: list[Any], other: list[Any]) -> list[Any]:
+    """Failures and warnings that are the same but for their context become one."""
+    joined = list(one)
+    for found in other:
+        same = next((known for known in joined if _same(known, found)), None)
+        if same is None:
+            joined.append(found)
+        elif isinstance(same, dict) and "context" in same:
+            same["context"] = _joined_context(same.get("context"), found.get("context"))
+    return joined
+
+
+def _same(known: Any, found: Any) -> bool:
+    if isinstance(known, dict) and isinstance(found, dict) and "message" in known:
+        return all(known.get(key) == found.get(key) for key in ("title", "message"))
+    return bool(known == found)
+
+
+def _joined_context(one: Any, other: Any) -> list[Any]:
+    ones, others = ([context] if isinstance(context, str) else list(context or []) for context in (one, other))
+    return list(dict.fromkeys([*ones, *others]))[:_MOST_EXAMPLES]
+
+
+def _without_nothing(value: Any) -> Any:
+    """None where nothing is left: of a dozen counts most are 0."""
+    if isinstance(value, dict):
+        return {key: kept for key, part in value.items() if (kept := _without_nothing(part))}
+    return round(value, 1) if isinstance(value, float) else value
+
+
+def shown(report: dict[str, Any], sink_report: dict[str, Any]) -> str:
+    """What a person wants to see at the end."""
+    chosen = {key: counts for key in _SHOWN if (counts := _without_nothing(report.get(key)))}
+    written = sink_report.get("total_records_written", 0)
+    failures = sink_report.get("failures") or []
+    sink = {"records_written": written} | ({"failures": failures} if failures else {})
+    return yaml.safe_dump({"source": chosen, "sink": sink}, sort_keys=False, allow_unicode=True, width=110).rstrip()

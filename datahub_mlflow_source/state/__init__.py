@@ -1,0 +1,1 @@
+"""What one ingestion leaves behind for another."""

@@ -1,0 +1,87 @@
+"""How the work is cut, and how the reports of the parts become one."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from datahub_mlflow_source.config import MlflowSourceConfig
+from datahub_mlflow_source.readers.base import WHOLE, Shard
+from datahub_mlflow_source.shard_report import merged, shown
+
+
+def _has(shard: Shard, run_id: str) -> bool:
+    low, high = shard.run_ids()
+    return (low is None or run_id >= low) and (high is None or run_id < high)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
+def test_each_run_id_is_in_one_shard(count: int) -> None:
+    random_ = random.Random(count)
+    ids = [f"{random_.getrandbits(128):032x}" for _ in range(2000)]
+    odd = ["", "0" * 32, "f" * 32, "My-Run", "zz", "~", *(f"{16**8 * i // count:08x}" for i in range(count))]
+    shards = [Shard(index, count) for index in range(count)]
+    assert all(sum(_has(shard, run_id) for shard in shards) == 1 for run_id in [*ids, *odd])
+    sizes = [sum(_has(shard, run_id) for run_id in ids) for shard in shards]
+    assert max(sizes) < 1.2 * len(ids) / count + 30
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_each_experiment_is_in_one_shard(count: int) -> None:
+    ids = [*map(str, range(100)), "891234567890123456", "not-a-number", "模型"]
+    shards = [Shard(index, count) for index in range(count)]
+    assert all(sum(shard.has_experiment(id_) for shard in shards) == 1 for id_ in ids)
+
+
+def test_the_whole_has_no_bounds_and_its_parts_make_it_up() -> None:
+    assert WHOLE.run_ids() == (None, None)
+    bounds = [part.run_ids() for part in WHOLE.parts(16)]
+    assert [low for low, _ in bounds] == [None, *(f"{digit:x}0000000" for digit in range(1, 16))]
+    assert [high for _, high in bounds] == [*(low for low, _ in bounds[1:]), None]
+    second = Shard(1, 2)
+    assert second.parts(4)[0].run_ids()[0] == second.run_ids()[0] == "80000000"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"shard": {"index": 2, "count": 2}}, "of 2 shards the last is 1"),
+        ({"shard": {"index": -1, "count": 2}}, "greater than or equal to 0"),
+        ({"shard": {"index": 0, "count": 0}}, "greater than 0"),
+        ({"shard": {"index": 0}}, "Field required"),
+        ({"shard": {"index": 0, "count": 2, "of": 2}}, "unknown key `of`"),
+        ({"shard": {"index": 0, "count": 2}, "max_runs_per_experiment": 5}, "only who reads all runs"),
+    ],
+)
+def test_a_shard_that_cannot_be_is_refused(config: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        MlflowSourceConfig.model_validate({"tracking_uri": "http://127.0.0.1", **config})
+
+
+def test_an_index_may_come_from_the_environment() -> None:
+    config = MlflowSourceConfig.model_validate({"shard": {"index": "1", "count": "2"}})
+    assert config.shard is not None
+    assert (config.shard.index, config.shard.count) == (1, 2)
+
+
+def _failure(context: str, message: str = "Why") -> dict[str, Any]:
+    return {"title": "Not sent", "message": message, "context": [context]}
+
+
+def test_reports_are_added_up_and_what_several_say_is_said_once() -> None:
+    one = {"runs": {"read": 2, "sent": 1}, "query_p95_millis": 7.0, "failures": [_failure("a"), _failure("b", "Other")]}
+    other = {"runs": {"read": 3, "sent": 3}, "query_p95_millis": 5.0, "failures": [_failure("c"), _failure("a")]}
+    total = merged([one, other])
+    assert total["runs"] == {"read": 5, "sent": 4}
+    assert total["query_p95_millis"] == 7.0
+    assert [failure["context"] for failure in total["failures"]] == [["a", "c"], ["b"]]
+
+
+def test_what_is_shown_leaves_out_what_is_nothing() -> None:
+    report = {"runs": {"read": 5, "sent": 5, "failed": 0}, "models": {"read": 0}, "cut": [], "aspects": {"x": 1}}
+    text = shown(report, {"total_records_written": 12, "failures": []})
+    assert yaml.safe_load(text) == {"source": {"runs": {"read": 5, "sent": 5}}, "sink": {"records_written": 12}}

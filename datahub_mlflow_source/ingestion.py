@@ -247,6 +247,7 @@ class Ingestion:
         )
         if tally.sent == sent:
             self._unreadable_runs.add(run.run_id)
+            self._guard.run_unreadable(run_urn(run.run_id, self._rules.naming))
         yield from self._versions_of(run, run_is_sent=tally.sent > sent)
 
     def _versions_of(self, run: Run, *, run_is_sent: bool) -> Units:
@@ -427,7 +428,8 @@ class Ingestion:
         else:
             self._report.entity_failure(
                 title="MLflow can't serve it",
-                message="MLflow holds it in its database and fails on it. It stays in DataHub as it was.",
+                message="MLflow holds it, and fails on it, or serves it in a form that is none. It stays in DataHub as "
+                "it was.",
                 context=f"{record.kind} {record.what}: {record.reason}",
             )
 

@@ -194,7 +194,8 @@ class RemovalGuard:
             if entity_type in self._incomplete or not count or threshold >= 100.0 or (of == 1 and not nothing_listed):
                 continue
             if 100.0 * count / of > threshold:
-                self.listing_incomplete(kind)
+                # A model stays with its versions, of which a registry may hold many where it holds one model.
+                self.listing_incomplete("registered model" if kind == "model version" else kind)
                 self._report.entity_failure(
                     title="Too much is gone at once",
                     message="None of it is removed from DataHub, as a lost permission looks the same. Check that this "

@@ -28,6 +28,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from datahub_mlflow_source.config import MlflowSourceConfig
+from datahub_mlflow_source.config_blocks import RemovalConfig
 from datahub_mlflow_source.connection import Deployment, deployment
 from datahub_mlflow_source.errors import RecipeError, ServerError
 from datahub_mlflow_source.ingestion import Ingestion, Selection
@@ -70,6 +71,7 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
 
     def __init__(self, config: MlflowSourceConfig, ctx: PipelineContext) -> None:
         """Opens nothing yet. Raises ValidationError where recipe and environment name no server to read."""
+        _removal_is_possible(config, ctx)
         if config.shard and config.stateful_ingestion:  # which is done once for all shards, by the closing step
             removal = config.stateful_ingestion.model_copy(update={"remove_stale_metadata": False})
             config = config.model_copy(update={"stateful_ingestion": removal})
@@ -99,7 +101,7 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
             config = MlflowSourceConfig.model_validate(config_dict)
             reader = _reader(deployment(config, os.environ), config.page_size)
             try:
-                reader.check()
+                reader.check(config.run_filter)
             finally:
                 reader.close()
         except ValidationError as error:
@@ -116,7 +118,7 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
     def get_workunits_internal(self) -> Iterable[MetadataWorkUnit]:
         """Everything there is, or one failure that says why nothing is."""
         try:
-            self._reader.check()
+            self._reader.check(self.config.run_filter)
         except ServerError as error:
             self.report.requests_sent = self._reader.requests_sent
             self.report.failure(title="MLflow can't be read", message="Nothing was ingested.", context=str(error))
@@ -227,6 +229,28 @@ def _rules(config: MlflowSourceConfig, tracking_url: str | None = None, registry
         registry_web=Web(registry_url if registry_url != tracking_url else config.base_external_url or tracking_url),
         platform_of_type=config.source_mapping_to_platform or {},
     )
+
+
+def _removal_is_possible(config: MlflowSourceConfig, ctx: PipelineContext) -> None:
+    """Raises ValidationError in place of what the framework would say, with a traceback."""
+    removal = config.stateful_ingestion
+    if removal is None or not removal.enabled:
+        return
+    if not ctx.pipeline_name:
+        missing = "`stateful_ingestion.enabled` needs a `pipeline_name` in the recipe, beside `source` and `sink`"
+    elif removal.state_provider and removal.state_provider.type == "datahub" and not _has_graph(removal, ctx):
+        missing = (
+            "`stateful_ingestion.enabled` remembers in DataHub what was sent: it needs the sink `datahub-rest`, or "
+            "`datahub_api` in the recipe"
+        )
+    else:
+        return
+    raise _as_validation_error(RecipeError(missing))
+
+
+def _has_graph(removal: RemovalConfig, ctx: PipelineContext) -> bool:
+    own = removal.state_provider.config if removal.state_provider else None
+    return ctx.graph is not None or bool(own and "datahub_api" in own)
 
 
 def _shard(config: MlflowSourceConfig) -> Shard:

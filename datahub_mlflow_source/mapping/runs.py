@@ -60,7 +60,7 @@ def map_run(
         *_events(run),
     ]
     parent = tag_value(run.tags, "mlflow.parentRunId")
-    if parent:
+    if parent and parent != run.run_id:
         parent_urn = str(run_urn(parent, rules.naming))
         aspects.append(DataProcessInstanceRelationshipsClass(parentInstance=parent_urn, upstreamInstances=[]))
     if inputs:

@@ -74,8 +74,8 @@ class Reader(Protocol):
         """How long a SELECT took: 95 of 100 not longer than the first figure, none longer than the second."""
         ...
 
-    def check(self) -> None:
-        """Is MLflow there and may we read it? Raises ServerError, soon."""
+    def check(self, run_filter: str | None = None) -> None:
+        """Is MLflow there, may we read it, and can it read the filter? Raises ServerError, soon."""
         ...
 
     def server_version(self) -> str | None:

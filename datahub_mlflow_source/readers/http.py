@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import requests
 import tenacity
@@ -27,9 +27,12 @@ from datahub_mlflow_source.redaction import HIDDEN, redact
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _API = "/api/2.0/mlflow/"
 _LISTINGS = {"experiments", "registered_models", "next_page_token"}  # what an answer to `check` holds, if anything
-_TRIED_AGAIN = (429, 502, 503, 504)
+_TRIED_AGAIN = (429, 502, 503, 504, 520, 521, 522, 523, 524)  # from 520 on: Cloudflare, of the server behind it
+_MOST_TIMEOUTS = 5  # so many times as long as MLflow may take to begin an answer, it may take to end it
 _CONNECT_SECONDS = 5.0  # a host that is there accepts sooner; with retries an absent one is known in 20 s
 _FIRST_ANSWER_SECONDS = 10.0
 _KNOWN_WITHIN_SECONDS = 27.0
@@ -67,24 +70,10 @@ class MlflowHttp:
         Raises:
             ServerError: it isn't, or doesn't.
         """
-        found: SimpleQueue[ServerError | None] = SimpleQueue()
-
-        def look() -> None:
-            try:
-                self._look(path, params)
-            except ServerError as error:
-                found.put(error)
-            else:
-                found.put(None)
-
-        # In a thread of its own: a server that sends a byte a second is given up too, which a socket's timeout doesn't.
-        Thread(target=look, name="mlflow-check", daemon=True).start()
         try:
-            error = found.get(timeout=_KNOWN_WITHIN_SECONDS)
-        except Empty:
-            error = self._no_answer(requests.exceptions.ReadTimeout("its answer does not come to an end"))
-        if error:
-            raise error
+            _ended_within(_KNOWN_WITHIN_SECONDS, lambda: self._look(path, params))
+        except _EndlessError as error:
+            raise self._no_answer(error) from error
 
     def _look(self, path: str, params: Mapping[str, Any]) -> None:
         try:
@@ -107,7 +96,8 @@ class MlflowHttp:
     def version(self) -> str | None:
         """What `GET /version` says, for the report; None where the server (Databricks, a proxy) doesn't say."""
         try:
-            response = self._send("GET", self.connection.url + "/version", timeout=_FIRST_ANSWER_SECONDS)
+            url, seconds = self.connection.url + "/version", _FIRST_ANSWER_SECONDS
+            response = _ended_within(seconds, lambda: self._send("GET", url, timeout=seconds))
         except (requests.RequestException, urllib3.exceptions.HTTPError):
             return None
         text = response.text.strip()
@@ -162,7 +152,12 @@ class MlflowHttp:
         timeouts = (min(_CONNECT_SECONDS, read_seconds), read_seconds)
         # `verify` with each request: REQUESTS_CA_BUNDLE in the environment replaces the session's.
         verify = self.connection.verify
-        return self._session.request(method, url, timeout=timeouts, verify=verify, allow_redirects=False, **kwargs)
+        return _ended_within(
+            _MOST_TIMEOUTS * read_seconds,
+            lambda: self._session.request(
+                method, url, timeout=timeouts, verify=verify, allow_redirects=False, **kwargs
+            ),
+        )
 
     def _as_json(self, path: str, response: requests.Response) -> dict[str, Any]:
         kind = response.headers.get("Content-Type", "something without a type").split(";")[0]
@@ -214,11 +209,38 @@ class MlflowHttp:
         )
 
 
+class _EndlessError(requests.exceptions.ReadTimeout):
+    """An answer that has begun, goes on and on, and is given up."""
+
+
+def _ended_within(seconds: float, call: Callable[[], T]) -> T:
+    """What `call` gives or raises; _EndlessError where that takes longer.
+
+    In a thread of its own: the timeout of a socket is for each byte, and a server may send one a second for ever.
+    """
+    found: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            found.put((call(), None))
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+            found.put((None, error))
+
+    Thread(target=run, name="mlflow-request", daemon=True).start()
+    try:
+        result, error = found.get(timeout=seconds)
+    except Empty:
+        raise _EndlessError("its answer does not come to an end") from None
+    if error is not None:
+        raise error
+    return cast("T", result)
+
+
 def is_transient(error: BaseException) -> bool:
     """Worth another try: no answer, a broken one, 429, 502, 503, 504. A 500 is MLflow failing on a row, for ever."""
     if isinstance(error, requests.HTTPError):
         return error.response is not None and error.response.status_code in _TRIED_AGAIN
-    if isinstance(error, requests.exceptions.SSLError):
+    if isinstance(error, (requests.exceptions.SSLError, _EndlessError)):
         return False
     return isinstance(
         error,

@@ -53,13 +53,15 @@ _BAD_ROWS_TO_DOUBT = 100  # so many failures on end may mean that
 _MOST_EMPTY_PAGES = 100  # on end, each with a token: a proxy or a server gone wrong
 
 
-def walk(fetch: Fetch, page_size: int, identity: Identity) -> Iterator[list[Row] | BadRow | Moved]:
+def walk(fetch: Fetch, page_size: int, identity: Identity, room: int = 1) -> Iterator[list[Row] | BadRow | Moved]:
     """All pages as they come; around a row that spoils its page, smaller ones, and that row as BadRow.
+
+    `room`: how many rows more than `page_size` the server gives at most.
 
     Raises:
         ServerError: the listing breaks off here.
     """
-    place = Place(identity)
+    place = Place(identity, room)
     while True:
         try:
             page = _once_more(fetch, place.token, page_size + place.overlap)
@@ -75,20 +77,25 @@ class Place:
     """How far a listing has been read.
 
     MLflow counts rows from the start: when some before this place are deleted meanwhile, as many behind it are passed
-    over. So each page is asked for from the last row of the page before.
+    over. So each page is asked for from the last row of the page before. Where MLflow leaves out what one may not read,
+    it does so page by page, and counts all the same: then nobody knows where that last row stands, but how far back.
 
     Attributes:
         token: asks for what comes next; None for the start.
-        overlap: how many rows of that were given already, 0 or 1.
-        read: how many rows that is from the start.
+        overlap: how many rows of that were passed already, 1 where none is left out.
+        read: how many rows that is from the start, those that were left out included.
     """
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, room: int = 1) -> None:
+        """`room`: how many rows may be asked for twice."""
         self.token: str | None = None
         self.overlap = 0
         self._identity = identity
+        self._room = room
         self.read = 0
+        self._start: int | None = 0  # of what is asked for; None where tokens don't tell
         self._last: Row | None = None
+        self._last_is_behind = 0  # the last row stands here or later
         self._tokens: set[str] = set()
         self._empty_pages = 0
 
@@ -98,7 +105,8 @@ class Place:
 
     def jump(self, offset: int) -> None:
         """On to what was asked for from here, by somebody who knows that all before was dealt with."""
-        self.read, self.overlap = offset, 0
+        self.read = self._start = self._last_is_behind = offset
+        self.overlap = 0
 
     def passed(self, page: Page) -> Iterator[list[Row] | Moved]:
         """The rows of what was asked for that are new, behind a Moved where some may be missing.
@@ -118,18 +126,28 @@ class Place:
         yield rows
 
     def _go_on(self, page: Page) -> None:
-        self.read += len(page.rows) - self.overlap
         self._last = page.rows[-1] if page.rows else self._last
         token = page.next_token
         if token is None:
+            self.read += len(page.rows) - self.overlap
             return
         self._empty_pages = 0 if page.rows else self._empty_pages + 1
         if token in self._tokens or self._empty_pages > _MOST_EMPTY_PAGES:
             raise ServerError("MLflow gave the same page token twice. Check for a proxy that caches answers.")
         self._tokens.add(token)
-        is_offset = page.rows and token == offset_token(self.read)
-        self.overlap = 1 if is_offset else 0
-        self.token = offset_token(self.read - 1) if is_offset else token
+        end = place_of(token)
+        left_out = end - self._start - len(page.rows) if end is not None and self._start is not None else -1
+        if end is None or left_out < 0:
+            self.read += len(page.rows) - self.overlap
+            self.token, self.overlap, self._start = token, 0, None
+            return
+        self.read = end
+        if page.rows:
+            self._last_is_behind = end - 1 - left_out
+        overlap = end - self._last_is_behind
+        self.overlap = overlap if self._last is not None and overlap <= self._room else 0
+        self._start = end - self.overlap
+        self.token = offset_token(self._start)
 
 
 def _once_more(fetch: Fetch, token: str | None, size: int) -> Page:
@@ -156,6 +174,7 @@ def walk_around(fetch: Fetch, offset: int, page_size: int, identity: Identity) -
     waiting = 0  # how many of the failed have no good row behind them yet
     last: Row | None = None
     given: set[object] = set()
+    empty = 0  # pages on end
     while True:
         try:
             page = fetch(offset_token(offset), size, False)
@@ -175,9 +194,14 @@ def walk_around(fetch: Fetch, offset: int, page_size: int, identity: Identity) -
                 failed[index] = replace(failed[index], before=page.rows[0])
             waiting, last = 0, page.rows[-1]
             given.update(map(identity, page.rows))
-        offset += len(page.rows)
-        if not page.next_token or not page.rows:
+        if not page.next_token:
+            offset += len(page.rows)
             break
+        # MLflow counts what it leaves out because one may not read it: a page without rows is not the end.
+        empty = 0 if page.rows else empty + 1
+        if empty > _MOST_EMPTY_PAGES:
+            raise ServerError("MLflow gives pages without rows, and no end. Check for a proxy that caches answers.")
+        offset = max(offset + max(len(page.rows), 1), place_of(page.next_token) or 0)
         size = min(2 * size, page_size)
     for row in failed:
         found = _from_the_other_side(fetch, row, offset)
@@ -201,12 +225,18 @@ def offset_token(offset: int) -> str | None:
 
 def offset_of(token: str | None, error: PageError) -> int:
     """The place that a token stands for. Raises the error, where it is no token of MLflow's SQL store."""
-    if token is None:
-        return 0
+    place = place_of(token) if token is not None else 0
+    if place is None:
+        raise error
+    return place
+
+
+def place_of(token: str) -> int | None:
+    """The same; None where it is no token of MLflow's SQL store."""
     try:
         return int(json.loads(base64.b64decode(token))["offset"])
     except (ValueError, KeyError, TypeError):
-        raise error from None
+        return None
 
 
 def batches(things: Iterable[T], size: int) -> Iterator[list[T]]:

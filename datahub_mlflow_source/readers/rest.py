@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -27,12 +28,12 @@ from datahub_mlflow_source.records import (
 
 logger = logging.getLogger(__name__)
 
-# MLflow's own limits are one more, which is for the row that each page shares with the one before.
-_MODELS_PER_PAGE = 999
-_ROWS_PER_PAGE = 49_999
+# MLflow's own limits, per page. What is above ours is room for the rows that a page shares with the one before.
+_MOST_MODELS, _MOST_ROWS = 1000, 50_000
+_MODELS_PER_PAGE = 900
+_ROWS_PER_PAGE = 49_000
 _EXPERIMENTS_PER_REQUEST = 500
 _MOST_EXPERIMENTS = 10_000  # each is a bound variable in the server's database, SQLite's limit is 32,766
-_MOST_RUNS = 50_000  # per page, MLflow's own limit
 _RUN_ID = re.compile(r"[a-zA-Z0-9][\w-]{0,255}")  # MLflow's own rule; a version may claim to be from another
 _RUN_IDS_PER_REQUEST = 500  # of 4996 that MLflow's filter parser takes
 # In one ingestion. Each costs some 270 small requests, of 0.02 s each, or 0.1 s on a 3.17 server that keeps no bytecode
@@ -65,10 +66,24 @@ class RestReader:
         """Of a database only."""
         return
 
-    def check(self) -> None:
-        self._tracking.check("experiments/search", {"max_results": 1})
+    def check(self, run_filter: str | None = None) -> None:
+        checks = [(self._tracking, "experiments/search")]
         if self._registry is not self._tracking:
-            self._registry.check("registered-models/search", {"max_results": 1})
+            checks.append((self._registry, "registered-models/search"))
+        with ThreadPoolExecutor(len(checks)) as pool:  # both known within the time that one may take
+            for done in [pool.submit(server.check, path, {"max_results": 1}) for server, path in checks]:
+                done.result()
+        if run_filter:
+            self._check_filter(run_filter)
+
+    def _check_filter(self, run_filter: str) -> None:
+        """Before anything is sent. Whatever else is wrong with this search is told when runs are read."""
+        try:
+            # Of the experiment that every server begins with; which one it is makes no difference to the filter.
+            self._search_runs({"experiment_ids": ["0"], "filter": run_filter, "max_results": 1}, None)
+        except ServerError as error:
+            if error.status == 400:
+                raise
 
     def server_version(self) -> str | None:
         return self._tracking.version()
@@ -83,7 +98,8 @@ class RestReader:
             query = {"max_results": size, "view_type": "ALL", "order_by": [order]}
             return _page(self._tracking.post("experiments/search", _with(query, token)), "experiments")
 
-        return _records("experiment", walk(fetch, self._page_size, rows.name_of), rows.experiment, "ordered by id")
+        pages = walk(fetch, self._page_size, rows.name_of, _MOST_ROWS - self._page_size)
+        return _records("experiment", pages, rows.experiment, "ordered by id")
 
     def registry(self) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
         aliases: dict[str, dict[str, list[str]]] = {}
@@ -98,7 +114,8 @@ class RestReader:
             query = {"max_results": size, "order_by": [f"name {'DESC' if backwards else 'ASC'}"]}
             return _page(self._registry.get("registered-models/search", _with(query, token)), "registered_models")
 
-        pages = walk(fetch, min(self._page_size, _MODELS_PER_PAGE), rows.name_of)
+        page_size = min(self._page_size, _MODELS_PER_PAGE)
+        pages = walk(fetch, page_size, rows.name_of, _MOST_MODELS - page_size)
         return _records("registered model", pages, rows.registered_model, "ordered by name")
 
     def _versions(self, aliases: Mapping[str, Mapping[str, list[str]]]) -> Iterator[ModelVersion | Unreadable]:
@@ -113,7 +130,7 @@ class RestReader:
             known = None if of_model is None else tuple(sorted(of_model.get(str(row["version"]), ())))
             return rows.model_version(row, known)
 
-        pages = read_ahead(walk(fetch, self._page_size, rows.name_of))
+        pages = read_ahead(walk(fetch, self._page_size, rows.name_of, _MOST_ROWS - self._page_size))
         return _records("model version", pages, version, "ordered by name and version")
 
     def runs(self, experiment_ids: Iterable[str], scope: RunScope) -> Iterator[Run | Unreadable]:
@@ -136,7 +153,7 @@ class RestReader:
             return self._search_runs({**query, "order_by": [order], "max_results": size, "filter": condition}, token)
 
         def search(condition: str) -> Page:
-            among = {"filter": _all(_filter(scope), condition), "max_results": _MOST_RUNS}
+            among = {"filter": _all(_filter(scope), condition), "max_results": _MOST_ROWS}
             return self._search_runs({**query, **among}, None)
 
         return self._run_records(read_ahead(walk_runs(fetch, self._page_size)), search)
@@ -286,7 +303,8 @@ def _records(kind: Kind, pages: Pages, record: Callable[[Row], T], order: str) -
                 try:
                     yield record(row)
                 except _NOT_FORMED_AS_MLFLOWS as error:
-                    yield Unreadable(kind, rows.name_of(row), f"{type(error).__name__}: {error}")
+                    reason = f"its row is not formed as MLflow's: {type(error).__name__}: {error}"
+                    yield Unreadable(kind, rows.name_of(row), reason, run_id=run_id_of(row) if kind == "run" else "")
 
 
 def _until_broken_off(listings: Iterable[Iterator[T | Unreadable]]) -> Iterator[T | Unreadable]:

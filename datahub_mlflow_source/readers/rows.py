@@ -25,8 +25,8 @@ def experiment(row: Row) -> Experiment:
         name=_text(row["name"]),
         artifact_location=_text(row.get("artifact_location") or ""),
         lifecycle_stage=_text(row.get("lifecycle_stage", "active")),
-        creation_time=_time(row.get("creation_time")),
-        last_update_time=_time(row.get("last_update_time")),
+        creation_time=time_of(row.get("creation_time")),
+        last_update_time=time_of(row.get("last_update_time")),
         tags=_pairs(row.get("tags")),
     )
 
@@ -40,8 +40,8 @@ def run(row: Row) -> Run:
         experiment_id=_id(info["experiment_id"]),
         user_id=_text(info.get("user_id") or ""),
         status=_text(info["status"]),
-        start_time=_time(info.get("start_time")),
-        end_time=_time(info.get("end_time")),
+        start_time=time_of(info.get("start_time")),
+        end_time=time_of(info.get("end_time")),
         artifact_uri=_text(info.get("artifact_uri") or ""),
         lifecycle_stage=_text(info.get("lifecycle_stage", "active")),
         params=_pairs(data.get("params")),
@@ -54,8 +54,8 @@ def run(row: Row) -> Run:
 def registered_model(row: Row) -> RegisteredModel:
     return RegisteredModel(
         name=_text(row["name"]),
-        creation_time=_time(row.get("creation_timestamp")),
-        last_updated_time=_time(row.get("last_updated_timestamp")),
+        creation_time=time_of(row.get("creation_timestamp")),
+        last_updated_time=time_of(row.get("last_updated_timestamp")),
         description=_text(row.get("description") or ""),
         tags=_pairs(row.get("tags")),
         aliases=tuple(sorted((_text(alias["alias"]), _id(alias["version"])) for alias in row.get("aliases") or ())),
@@ -67,8 +67,8 @@ def model_version(row: Row, aliases: tuple[str, ...] | None) -> ModelVersion:
     return ModelVersion(
         name=_text(row["name"]),
         version=_id(row["version"]),
-        creation_time=_time(row.get("creation_timestamp")),
-        last_updated_time=_time(row.get("last_updated_timestamp")),
+        creation_time=time_of(row.get("creation_timestamp")),
+        last_updated_time=time_of(row.get("last_updated_timestamp")),
         description=_text(row.get("description") or ""),
         user_id=_text(row.get("user_id") or ""),
         stage=_text(row.get("current_stage") or "None"),
@@ -109,14 +109,11 @@ def _id(value: Any) -> str:
     return _text(value)
 
 
-def _time(value: Any) -> int | None:
-    """Epoch milliseconds, which older servers send as text. 0 is how some say "never"."""
+def time_of(value: Any) -> int | None:
+    """Epoch milliseconds, which older servers send as text. 0 is how some say "never". No later than `LATEST_TIME`."""
     if value is None:
         return None
-    time = int(value)
-    if not -LATEST_TIME <= time <= LATEST_TIME:
-        raise ValueError(f"the time {value} is none")
-    return time or None
+    return max(-LATEST_TIME, min(int(value), LATEST_TIME)) or None
 
 
 def _pairs(tags: list[Row] | None) -> Tags:

@@ -21,9 +21,10 @@ from datahub_mlflow_source.readers.base import RunScope, aliases_by_version
 from datahub_mlflow_source.readers.by_key import broke_off, grouped, in_halves, pairs, walk_by_key
 from datahub_mlflow_source.readers.database import Database, Reading
 from datahub_mlflow_source.readers.paging import batches, read_ahead
+from datahub_mlflow_source.readers.rows import time_of
 from datahub_mlflow_source.readers.schema import EXPERIMENT_TAGS, EXPERIMENTS, Schema
 from datahub_mlflow_source.readers.sql_registry import SqlRegistry, VersionKey
-from datahub_mlflow_source.readers.sql_runs import RunKey, count_runs, keys_of, read_runs, run_filter, run_keys
+from datahub_mlflow_source.readers.sql_runs import RunKey, count_runs, filter_of, keys_of, read_runs, run_keys
 from datahub_mlflow_source.records import Experiment, ModelVersion, RegisteredModel, Run, Unreadable
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,9 @@ class SqlReader:
         seconds = sorted([*self._tracking.query_seconds, *self._registry.query_seconds])
         return (1000 * seconds[int(0.95 * (len(seconds) - 1))], 1000 * seconds[-1]) if seconds else None
 
-    def check(self) -> None:
+    def check(self, run_filter: str | None = None) -> None:
+        if run_filter:
+            filter_of(RunScope(filter=run_filter))
         self._schema(self._tracking)
         self._schema(self._registry)
 
@@ -113,7 +116,7 @@ class SqlReader:
 
     def _runs(self, experiment_ids: frozenset[str], scope: RunScope) -> Iterator[list[Run | Unreadable]]:
         try:
-            keep = run_filter(scope)
+            keep = filter_of(scope)
         except ServerError as error:
             yield [broke_off("run", error)]
             return
@@ -180,7 +183,7 @@ class SqlReader:
     ) -> Iterator[Run | Unreadable]:
         experiments = frozenset(experiment_ids)
         try:
-            keep = run_filter(scope)
+            keep = filter_of(scope)
         except ServerError as error:
             yield broke_off("run", error)
             return
@@ -209,8 +212,8 @@ def _experiments(reading: Reading, ids: Sequence[int]) -> list[Experiment]:
             name=name,
             artifact_location=location or "",
             lifecycle_stage=stage or "active",
-            creation_time=created or None,
-            last_update_time=updated or None,
+            creation_time=time_of(created),
+            last_update_time=time_of(updated),
             tags=pairs(of_experiment[id_]),
         )
         for id_, name, location, stage, created, updated in rows

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from datahub_mlflow_source.readers.by_key import grouped, pairs
 from datahub_mlflow_source.readers.database import Reading
+from datahub_mlflow_source.readers.rows import time_of
 from datahub_mlflow_source.readers.schema import (
     MODEL_VERSION_TAGS,
     MODEL_VERSIONS,
@@ -67,8 +68,8 @@ class SqlRegistry:
         return [
             RegisteredModel(
                 name=name,
-                creation_time=created or None,
-                last_updated_time=updated or None,
+                creation_time=time_of(created),
+                last_updated_time=time_of(updated),
                 description=description or "",
                 tags=pairs(tags[name]),
                 aliases=tuple(sorted((alias, str(version)) for alias, version in aliases[name])),
@@ -114,8 +115,8 @@ def _version(row: Sequence[Any], tags: Tags, aliases: Aliases) -> ModelVersion:
     return ModelVersion(
         name=name,
         version=version,
-        creation_time=created or None,
-        last_updated_time=updated or None,
+        creation_time=time_of(created),
+        last_updated_time=time_of(updated),
         description=description or "",
         user_id=user or "",
         stage=stage or "None",

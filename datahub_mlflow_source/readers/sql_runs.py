@@ -13,6 +13,7 @@ from datahub_mlflow_source.errors import ServerError
 from datahub_mlflow_source.readers.base import RunScope, Shard
 from datahub_mlflow_source.readers.by_key import pairs
 from datahub_mlflow_source.readers.database import Reading
+from datahub_mlflow_source.readers.rows import time_of
 from datahub_mlflow_source.readers.schema import DATASETS, INPUT_TAGS, INPUTS, LATEST_METRICS, PARAMS, RUNS, TAGS
 from datahub_mlflow_source.records import DatasetInput, Metric, Run, Tags
 
@@ -96,8 +97,8 @@ def read_runs(reading: Reading, run_ids: Sequence[str], *, whole_range: bool) ->
             experiment_id=str(experiment_id),
             user_id=user or "",
             status=status or "",
-            start_time=start or None,
-            end_time=end or None,
+            start_time=time_of(start),
+            end_time=time_of(end),
             artifact_uri=uri or "",
             lifecycle_stage=stage,
             params=pairs(params[run_id]),
@@ -164,7 +165,7 @@ def _name(tags: Sequence[tuple[str, str | None]]) -> str | None:
     return next((value for key, value in tags if key == _RUN_NAME), None)
 
 
-def run_filter(scope: RunScope) -> Callable[[list[Run]], list[Run]]:
+def filter_of(scope: RunScope) -> Callable[[list[Run]], list[Run]]:
     """What `run_filter` leaves of some runs, by MLflow's own parser and comparisons (mlflow/utils/search_utils.py).
 
     Raises:

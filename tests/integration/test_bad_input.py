@@ -63,8 +63,9 @@ def addresses(server: MlflowServer) -> Iterator[dict[str, str]]:
 
 def _datahub_ingest(gms: GmsStandIn, config: dict[str, Any], folder: Path) -> tuple[int, str]:
     """Exit code, and all that a terminal would show."""
-    removal = {"stateful_ingestion": {"enabled": True}}
-    raw = recipe({**removal, **config}, {"type": "datahub-rest", "config": {"server": gms.url}}, "bad input")
+    config = {"stateful_ingestion": {"enabled": True}, **config}
+    sink = config.pop("sink", {"type": "datahub-rest", "config": {"server": gms.url}})
+    raw = recipe(config, sink, config.pop("pipeline_name", "bad input"))
     (folder / "recipe.yml").write_text(yaml.safe_dump(raw, allow_unicode=True))
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "MLFLOW_REG"))}
     environment = clean | {"HOME": str(folder), "DATAHUB_TELEMETRY_ENABLED": "false", "PYTHONWARNINGS": "ignore"}
@@ -126,6 +127,18 @@ RECIPES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"tracking_uri": "http://localhost", "model_pattern": {"allow": ["*churn"]}},
         ("model_pattern", "'*churn' is no regular expression"),
     ),
+    "a filter that is none": (
+        {"run_filter": "metrics.auc >"},
+        ("Invalid clause(s) in filter string", "Check `run_filter`"),
+    ),
+    "no name to remember by": (
+        {"tracking_uri": "http://localhost", "pipeline_name": None},
+        ("`stateful_ingestion.enabled` needs a `pipeline_name` in the recipe",),
+    ),
+    "nobody to remember it": (
+        {"tracking_uri": "http://localhost", "sink": {"type": "blackhole"}},
+        ("remembers in DataHub what was sent: it needs the sink `datahub-rest`, or `datahub_api`",),
+    ),
     "bad value": (
         {"tracking_uri": "http://localhost", "include_runs": "some", "password": PASSWORD},
         ("include_runs", "'all', 'registered' or 'none'"),
@@ -140,8 +153,10 @@ def test_a_server_that_cannot_be_read(gms: GmsStandIn, addresses: dict[str, str]
 
 
 @pytest.mark.parametrize("case", RECIPES)
-def test_a_recipe_that_cannot_be_used(gms: GmsStandIn, case: str, tmp_path: Path) -> None:
+def test_a_recipe_that_cannot_be_used(gms: GmsStandIn, server: MlflowServer, case: str, tmp_path: Path) -> None:
     config, expected = RECIPES[case]
+    if "run_filter" in config:  # MLflow itself reads it
+        config = {"tracking_uri": server.url, **config}
     _is_refused(gms, config, expected, tmp_path)
 
 

@@ -298,6 +298,12 @@ class TestSuddenDrop:
         assert outcome.removed == set()
         assert {*versions(20)[19:], *datasets(9)[5:]} < outcome.kept
 
+    def test_the_only_model_stays_with_its_versions(self, catalog: Catalog) -> None:
+        catalog.ingest([*containers(1), *groups(1), *versions(3)])
+        outcome = catalog.ingest(containers(1))
+        assert (outcome.kept, outcome.removed) == ({*groups(1), *versions(3)}, set())
+        assert outcome.report.failures
+
     def test_the_registry_which_is_always_there_is_not_counted(self, catalog: Catalog) -> None:
         catalog.ingest([REGISTRY, *containers(3), *versions(40)])
         outcome = catalog.ingest([REGISTRY, *versions(40)])

@@ -40,3 +40,18 @@ def test_it_is_given_up(dripping: str, monkeypatch: pytest.MonkeyPatch) -> None:
     client = http.MlflowHttp(Connection(url=dripping))
     with pytest.raises(ServerError, match="its answer does not come to an end"):
         client.check("experiments/search", {"max_results": 1})
+
+
+def test_a_listing_that_drips_is_given_up_and_not_asked_for_again(
+    dripping: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "_MOST_TIMEOUTS", 0.1)
+    client = http.MlflowHttp(Connection(url=dripping, timeout_seconds=5, max_retries=3))
+    with pytest.raises(ServerError, match="its answer does not come to an end"):
+        client.post("runs/search", {})
+    assert client.requests_sent == 1
+
+
+def test_a_version_that_drips_is_unknown(dripping: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_FIRST_ANSWER_SECONDS", 0.5)
+    assert http.MlflowHttp(Connection(url=dripping)).version() is None

@@ -60,11 +60,15 @@ _QUOTED_VALUE = (
 _JSON_VALUE = (
     r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'"
     r"|\\\"(?:[^\"\\]|\\\\(?:\\.|[^\\]))*\\\""  # JSON text in a JSON string
+    r"|-?[0-9](?:[\w.+-]*\w)?"  # a number
 )
 _SWITCH = r"(?!(?:true|false|none|null)\b)"  # use_auth_token=True
 _TYPE = r"(?!(?:bool|false|int|none|null|optional|required|secretstr|str|string|true)(?:[^\w-]|\Z))"  # password: str
 _SCHEME_OF_HEADER = r"(?:aws4-hmac-sha256|basic|bearer|digest|negotiate|token)"  # Authorization: Bearer …
 _BARE_OR_QUOTED = rf"({_QUOTED_VALUE}|{_CONNECTION_VALUE})"
+
+# "PWD": "/root" is where a shell was, not a password.
+_WORKING_DIRECTORY = r"(?<=(?-i:PWD))\\?[\"'][ ]?:[ ]?\\?[\"'](?:[/~]|[a-z]:[/\\])"
 
 # One group per form, around the value that is to go.
 _NAMED = (
@@ -77,13 +81,24 @@ _HEADER = (
     rf"|[ ]?[:=][ ]{{0,8}}{_SCHEME_OF_HEADER}[ ]{{1,8}}{_BARE_OR_QUOTED}"
     rf"|(?:[ ]?=[ ]?|[ ]?:[ ]{{1,8}})(?!{_SCHEME_OF_HEADER}\b){_TYPE}{_BARE_OR_QUOTED})"
 )
+_PWD = rf"pwd(?<=[\"']pwd)(?!{_WORKING_DIRECTORY})\\?[\"'][ ]?:[ ]?({_JSON_VALUE})"
 _PARAMETER = re.compile(
     rf";[ ]?(?:{_ALWAYS}|{_AS_PARAMETER})[ ]?=[ ]?{_BARE_OR_QUOTED}"
     rf"|(?:[?#]|&|%3F|%26|\\u0026)(?:{_ALWAYS}|{_AS_PARAMETER})(?:=|%3D)({_QUERY_VALUE})"
-    rf"|(?=[abfprst])(?:{_NAMED}|{_HEADER})",
+    rf"|(?=[abfprst])(?:{_NAMED}|{_HEADER}|{_PWD})",
     re.IGNORECASE | re.DOTALL,
 )
 _HINTS = ("pass", "pwd", "secret", "tok", "key", "sig", "auth", "code", "cred", "jwt", "sas")
+# Headers that hold a credential, also without a blank after the colon: `X-Api-Key:…`. Nothing stands before the name,
+# as in a path or in `rbac.authorization:`. All names end in y or n, which `redact` relies on.
+_COMPACT_HEADER = re.compile(
+    r"(?=[aopx])(?:(?<![\w./-])|(?<=\\[nrt]))"
+    r"(?:(?:proxy-)?authorization|(?:ocp-apim-subscription|api)-key|private-token|x-(?:[a-z\d]{1,20}-){0,4}"
+    rf"(?:(?:access|api|auth|functions|private|secret|subscription)-?key|token{_OF_TEXT}))"
+    rf":[ ]{{0,8}}(?:{_SCHEME_OF_HEADER}[ ]{{1,8}}|(?!{_SCHEME_OF_HEADER}(?:[^\w-]|\Z)))"
+    rf"{_TYPE}{_BARE_OR_QUOTED}",
+    re.IGNORECASE | re.DOTALL,
+)
 # `--password x`, `--password=x`, and "'--password', 'x'" of a list of arguments.
 _OPTION = re.compile(
     rf"--([a-z][\w.-]{{0,60}})(?:=|[ ]{{1,8}}(?!-)|[\"'],[ ]?(?=[\"'])){_SWITCH}{_BARE_OR_QUOTED}",
@@ -105,6 +120,7 @@ _USERINFO = re.compile(
     r"((?:[^\s/?#\"'<>\\]|\\(?![/\"'nrt]))*@"
     r"|[^\s/?#\"'<>\\:@\[]{2,200}:(?!\d+(?:[/?#\s\"'<>\\]|$))[^\s\"'<>\\@]{0,200}@)"
 )
+_QUOTED_NAME = re.compile(r"(\\?[\"'])[ ]?:[ ]?\Z")
 _SCHEME = re.compile(r"[A-Za-z0-9+.-]*$")
 _ORACLE = re.compile(r"(jdbc:oracle:\w{1,8}:)[^\s/@\"']{1,128}/[^\s@\"']{1,128}@", re.IGNORECASE)
 
@@ -112,15 +128,22 @@ _ORACLE = re.compile(r"(jdbc:oracle:\w{1,8}:)[^\s/@\"']{1,128}/[^\s@\"']{1,128}@
 def redact(text: str) -> str:
     """The text without the credentials in its URLs, connection strings and JSON fields.
 
-    Cheap where there is nothing to find: two or three `in` tests for an ordinary param.
+    Cheap where there is nothing to find: two or three `in` tests for an ordinary param, some more for a URL.
     """
     if ":" not in text and "=" not in text and ("-" not in text or "--" not in text):
         return text
     if "@" in text:
         text = _USERINFO.sub(_without_userinfo, text)
         text = _ORACLE.sub(r"\1@", text)
-    assigns = "=" in text or ": " in text or '":' in text or "':" in text or "%3" in text or "--" in text
-    if assigns and _may_name_a_credential(text.lower()):
+    # One character is found faster than two. An option without a blank has a `=` or quotes.
+    assigns = (
+        ("=" in text or '"' in text or "'" in text)
+        or ("%" in text and "%3" in text)
+        or (" " in text and (": " in text or "--" in text))
+    )
+    lowered = text.lower()
+    if (assigns or "y:" in lowered or "n:" in lowered) and _may_name_a_credential(lowered):
+        text = _COMPACT_HEADER.sub(_hidden, text) if "y:" in lowered or "n:" in lowered else text
         text = _PARAMETER.sub(_hidden, text)
         text = _OPTION.sub(_hidden_option, text) if "--" in text else text
     return text
@@ -173,6 +196,7 @@ def _hidden_option(match: re.Match[str]) -> str:
 
 def _hidden(match: re.Match[str]) -> str:
     value = match[match.lastindex or 0]
-    quote = re.match(r"\\?[\"']|", value)
-    mark = quote[0] if quote else ""
-    return f"{match[0].removesuffix(value)}{mark}{HIDDEN}{mark}"
+    before = match[0].removesuffix(value)
+    quote = re.match(r"\\?[\"']", value) or _QUOTED_NAME.search(before)  # a number gets the quotes of its name
+    mark = quote[quote.lastindex or 0] if quote else ""
+    return f"{before}{mark}{HIDDEN}{mark}"

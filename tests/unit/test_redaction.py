@@ -86,6 +86,46 @@ TEXTS = {
     "GITHUB_TOKEN=hunter2 MYSQL_PWD=hunter2 train.py": "GITHUB_TOKEN=*** MYSQL_PWD=*** train.py",
     "hf_token: hunter2": "hf_token: ***",
 }
+# Headers without a blank after the colon.
+COMPACT_HEADERS = {
+    "Authorization:Bearer hunter2": "Authorization:Bearer ***",
+    "authorization:Basic hunter2==": "authorization:Basic ***",
+    "AUTHORIZATION:BEARER hunter2": "AUTHORIZATION:BEARER ***",
+    "Authorization:hunter2": "Authorization:***",
+    "Proxy-Authorization:Basic hunter2": "Proxy-Authorization:Basic ***",
+    "proxy-authorization:hunter2": "proxy-authorization:***",
+    "X-Api-Key:hunter2": "X-Api-Key:***",
+    "X-API-KEY:hunter2": "X-API-KEY:***",
+    "X-ApiKey:hunter2": "X-ApiKey:***",
+    "X-Goog-Api-Key:hunter2": "X-Goog-Api-Key:***",
+    "x-auth-token:hunter2": "x-auth-token:***",
+    "X-Auth-Token:Bearer hunter2": "X-Auth-Token:Bearer ***",
+    "X-Auth-Key: hunter2": "X-Auth-Key: ***",
+    "x-vault-token:token-hunter2": "x-vault-token:***",
+    "api-key:hunter2": "api-key:***",
+    "Private-Token:hunter2": "Private-Token:***",
+    "Ocp-Apim-Subscription-Key:hunter2": "Ocp-Apim-Subscription-Key:***",
+    "curl -H 'X-Api-Key:hunter2' -H \"Authorization:Bearer hunter2\" https://h/x": (
+        "curl -H 'X-Api-Key:***' -H \"Authorization:Bearer ***\" https://h/x"
+    ),
+    "Host:h\nX-Api-Key:hunter2\nAccept:*/*": "Host:h\nX-Api-Key:***\nAccept:*/*",
+    r'{"raw": "Host:h\r\nX-Api-Key:hunter2\r\nAccept:*/*"}': r'{"raw": "Host:h\r\nX-Api-Key:***\r\nAccept:*/*"}',
+    '["X-Api-Key:hunter2", "n:1"]': '["X-Api-Key:***", "n:1"]',
+}
+# A number gets the quotes of its name, so that JSON stays JSON.
+JSON_FIELDS = {
+    '{"password": 12345678}': '{"password": "***"}',
+    '{"db_password":12345678, "x": 1}': '{"db_password":"***", "x": 1}',
+    '{"a": [{"api_key": -1.5e+3}], "n": 1}': '{"a": [{"api_key": "***"}], "n": 1}',
+    "{'password': 12345678, 'n': 1}": "{'password': '***', 'n': 1}",
+    r"{\"password\": 12345678, \"n\": 1}": r"{\"password\": \"***\", \"n\": 1}",
+    '{"pwd":"hunter2"}': '{"pwd":"***"}',
+    "{'pwd': 'hunter2', 'n': 1}": "{'pwd': '***', 'n': 1}",
+    r"{\"pwd\": \"hunter2\"}": r"{\"pwd\": \"***\"}",
+    '{"PWD": "hunter2"}': '{"PWD": "***"}',
+    '{"pwd": 12345678}': '{"pwd": "***"}',
+    '{"passwd":"hunter2"}': '{"passwd":"***"}',
+}
 INNOCENT = [
     "",
     "0.001",
@@ -123,10 +163,35 @@ INNOCENT = [
     "the token was sent and the password is known",
     "the password reset: a story about keys",
     "{",
+    "token:max",
+    "keys:3",
+    "key:value",
+    "monkey:1",
+    "author:ada",
+    "pad-token:0",
+    "train:3,deny:key,n:1",
+    r"C:\path",
+    "12:30",
+    "s3://bucket/key:1",
+    "s3://bucket/x-api-key:1",
+    "http://authorization:8080/x",
+    "rbac.authorization:v1",
+    "prefix-x-api-key:1",
+    "x-next-token:3,x-max-token:5,x-idempotency-key:7,x-key:1",
+    "authorization:none",
+    "Authorization:Bearer <token>",
+    "X-Api-Key:string",
+    "{'token': 5, 'monkey': 1, 'author': 'ada', 'keys': 3, 'pad_token': 0}",
+    '{"password_length":8,"max_token":5,"n_passwords":2,"password":true}',
+    '{"PWD": "/root", "OLDPWD": "/", "HOME": "/root"}',
+    r'{"PWD": "C:\\Users", "cmd": "pwd", "pwd": null}',
+    '["pwd", "ls"]',
 ]
 
 
-@pytest.mark.parametrize(("text", "clean"), [*URLS.items(), *TEXTS.items()])
+@pytest.mark.parametrize(
+    ("text", "clean"), [*URLS.items(), *TEXTS.items(), *COMPACT_HEADERS.items(), *JSON_FIELDS.items()]
+)
 def test_credentials_go_and_the_rest_stays(text: str, clean: str) -> None:
     assert redact(text) == clean
 
@@ -142,7 +207,7 @@ def test_innocent_text_is_left_alone(text: str) -> None:
     assert redact_url(text) == text
 
 
-@pytest.mark.parametrize("text", [*URLS, *TEXTS, *INNOCENT])
+@pytest.mark.parametrize("text", [*URLS, *TEXTS, *COMPACT_HEADERS, *JSON_FIELDS, *INNOCENT])
 def test_what_is_clean_stays_as_it_is(text: str) -> None:
     assert redact(redact(text)) == redact(text)
 
@@ -163,7 +228,7 @@ def test_a_url_may_lack_its_scheme_or_hold_blanks(url: str, clean: str) -> None:
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_json_text_stays_json(layers: int) -> None:
-    value = {"uri": "https://u:hunter2@h/?sig=hunter2", "password": 'hunter2"x', "dsn": "password=", "n": 1}
+    value = {"uri": "https://u:hunter2@h/?sig=hunter2", "password": 'hunter2"x', "pwd": 1.5, "dsn": "password=", "n": 1}
     text: object = value
     for _ in range(layers):
         text = json.dumps(text)
@@ -172,7 +237,7 @@ def test_json_text_stays_json(layers: int) -> None:
     for _ in range(layers):
         assert isinstance(cleaned, str)
         cleaned = json.loads(cleaned)
-    assert cleaned == {"uri": "https://h/?sig=***", "password": "***", "dsn": "password=", "n": 1}
+    assert cleaned == {"uri": "https://h/?sig=***", "password": "***", "pwd": "***", "dsn": "password=", "n": 1}
 
 
 @pytest.mark.parametrize("name", ["password", "DB_PASSWORD", "api-key", "X-Amz-Signature", "token", "secret", "pwd"])
@@ -219,6 +284,19 @@ HOSTILE = {
     "short options": "--a" * 330_000,
     "option quotes": '--password "' * 80_000,
     "arguments": '"--token", "' * 80_000,
+    "compact headers": "authorization:" * 70_000,
+    "compact schemes": "authorization:bearer " * 45_000,
+    "compact names": "x-api-key:" * 100_000,
+    "compact quotes": "x-api-key:\"' " * 75_000,
+    "compact blanks": "x-api-key:        " * 55_000,
+    "parts of a header": " x-a-a-a-a-token" * 60_000 + "y:",
+    "long parts": f" x-{'a' * 30}" * 30_000 + "y:",
+    "only colons": ":" * 1_000_000,
+    "json names": '"password": ' * 80_000,
+    "json digits": '"password": ' + "1" * 1_000_000,
+    "json dots": '"password": 1' + "." * 1_000_000,
+    "pwd": "'pwd':\"" * 140_000,
+    "directories": '"PWD":"/' * 125_000,
 }
 
 

@@ -101,9 +101,9 @@ def read_runs(reading: Reading, run_ids: Sequence[str], *, whole_range: bool) ->
             end_time=time_of(end),
             artifact_uri=uri or "",
             lifecycle_stage=stage,
-            params=pairs(params[run_id]),
+            params=tuple(params[run_id]),
             metrics=tuple(metrics[run_id]),
-            tags=pairs(tags[run_id]),
+            tags=tuple(tags[run_id]),
             datasets=tuple(datasets[run_id]),
         )
         for run_id, name, experiment_id, user, status, start, end, uri, stage in rows
@@ -118,7 +118,9 @@ def _by_run(reading: Reading, table: Any, among: Among) -> dict[str, list[tuple[
     for run_id, key, value in reading.rows(
         sa.select(table.c.run_uuid, table.c.key, table.c.value).where(among(table.c.run_uuid))
     ):
-        found[run_id].append((key, value))
+        found[run_id].append((key, value or ""))
+    for of_run in found.values():
+        of_run.sort()
     return found
 
 

@@ -85,7 +85,7 @@ benchmark: .venv/done .venv-builtin/done  ## ours against the built-in and the f
 	$(QUIET) $(BIN)/python -m benchmarks
 
 .PHONY: benchmark-scale
-benchmark-scale: .venv/done  ## MLflow's database read beside all other ways, and what more runs cost
+benchmark-scale: .venv/done .venv-builtin/done  ## MLflow's database read beside all other ways, and what more runs cost
 	$(QUIET) $(BIN)/python -m benchmarks.scale
 
 .PHONY: docs

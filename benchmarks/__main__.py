@@ -55,7 +55,7 @@ def _measure(bulk: Bulk, rounds: int, built_in_rounds: int) -> Results:
     machine = _machine()
     with mlflow_server(FOLDER / "mlflow") as server, gms_stand_in() as gms:
         results = Results({**machine, "MLflow server": server.version}, _content(bulk))
-        bench = Bench(server, gms, results, rounds, built_in_rounds)
+        bench = Bench(server, gms.url, results, rounds, built_in_rounds)
         bench.warm_up()
         bulk_content(server.database, bulk)
         bench.measure()

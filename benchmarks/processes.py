@@ -98,13 +98,26 @@ def kill(process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A process that answers DataHub's REST calls at once."""
+
+    url: str
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """What it has used so far, from the kernel (proc(5))."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def gms_stand_in() -> Iterator[str]:
-    """Where DataHub's REST calls are answered at once, by a process of its own: the address."""
+def gms_stand_in() -> Iterator[Endpoint]:
+    """Where DataHub's REST calls are answered at once."""
     out, err = LOGS / "gms.out", LOGS / "gms.err"
     process = start([sys.executable, "-m", "benchmarks.gms"], stdin=subprocess.PIPE, out=out, err=err)
     try:
-        yield _first_line(process, out)
+        yield Endpoint(_first_line(process, out), process.pid)
     finally:
         kill(process)
 

@@ -10,14 +10,16 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.bench import SOURCE_TYPES
-from benchmarks.processes import FOLDER, LOGS, StepError, Usage, empty_folder, run
+from benchmarks.bench import BIN, BUILT_IN, SOURCE_TYPES
+from benchmarks.processes import FOLDER, LOGS, StepError, Usage, empty_folder, gms_stand_in, run
 from benchmarks.results import table
 from tests.support.bulk import Bulk, bulk_content
 from tests.support.databases import postgres
@@ -58,11 +60,39 @@ class Scale:
                 path.write_text(json.dumps(recipe))
                 self._keep(f"ingest: {source}", runs, ["benchmarks.pipeline", str(path)])
 
+    def built_in(self, server: MlflowServer, runs: int) -> None:
+        """DataHub's own source, a whole process: it has no other form."""
+        recipe = {"source": {"type": "mlflow", "config": {"tracking_uri": server.url}}, "sink": {"type": "blackhole"}}
+        path = LOGS / f"built-in-{runs}.yml"
+        path.write_text(json.dumps(recipe))
+        used = self._run("ingest: built-in", runs, [BUILT_IN / "bin" / "datahub", "ingest", "-c", path])
+        self._found("ingest: built-in", runs, {"seconds": used.wall_seconds}, used)
+
+    def sharding(self, server: MlflowServer, runs: int) -> None:
+        """Whole processes of `datahub-mlflow ingest`, from the database, by one shard and by two."""
+        config = {"backend_store_uri": server.backend_uri, "tracking_uri": server.url}
+        with gms_stand_in() as gms:
+            sinks = {"blackhole": {}, "datahub-rest": {"server": gms.url}}
+            for _, (sink, settings), shards in product(range(self.rounds), sinks.items(), (1, 2)):
+                path = LOGS / f"shards-{sink}-{runs}.yml"
+                source = {"type": SOURCE_TYPES["ours"], "config": config}
+                path.write_text(json.dumps({"source": source, "sink": {"type": sink, "config": settings}}))
+                what, before = f"{sink}: {shards} shard{'s' * (shards - 1)}", gms.cpu_seconds()
+                command: list[str | Path] = [BIN / "datahub-mlflow", "ingest", "-c", path, "--shards", str(shards)]
+                used = self._run(what, runs, command)
+                said = {"seconds": used.wall_seconds, "endpoint_cpu": gms.cpu_seconds() - before}
+                self._found(what, runs, said, used)
+
     def _keep(self, what: str, runs: int, module: list[str]) -> None:
+        used = self._run(what, runs, [sys.executable, "-m", *module])
+        self._found(what, runs, json.loads(used.stdout.splitlines()[-1]), used)
+
+    def _run(self, what: str, runs: int, command: Sequence[str | Path]) -> Usage:
         print(f"{what}, {runs:,} runs … ", end="", flush=True)
         name = f"{what}-{runs}".replace(" ", "-").replace(":", "").replace("'", "")
-        used: Usage = run(name, [sys.executable, "-m", *module], self.deadline)
-        said = json.loads(used.stdout.splitlines()[-1])
+        return run(name, command, self.deadline)
+
+    def _found(self, what: str, runs: int, said: dict[str, Any], used: Usage) -> None:
         print(f"{said['seconds']:.1f} s, {used.peak_mb:.0f} MB", flush=True)
         self.found.setdefault((what, runs), []).append({**said, "peak_mb": used.peak_mb})
 
@@ -72,7 +102,8 @@ class Scale:
     def text(self, runs: int, sizes: Sequence[int]) -> str:
         """Two tables, as Markdown."""
         rows = []
-        for what in dict.fromkeys(what for what, size in self.found if size == runs):
+        ways = dict.fromkeys(what for what, size in self.found if size == runs and "shard" not in what)
+        for what in ways:
             seconds = self.middle(what, runs, "seconds")
             base = "read by our SQL reader" if what.startswith("read") else "ingest: SQL"
             ratio = seconds / self.middle(base, runs, "seconds") if (base, runs) in self.found else 0
@@ -90,7 +121,16 @@ class Scale:
             if (what, size) in self.found
         ]
         more = ["growth", "runs", "s", "µs per run", "peak MB", "statements", "p95 ms", "slowest ms"]
-        return "\n".join([*table(header, rows), "", *table(more, growth)])
+        tables = [*table(header, rows), "", *table(more, growth)]
+        return "\n".join([*tables, "", *self._shards(runs)] if ("blackhole: 2 shards", runs) in self.found else tables)
+
+    def _shards(self, runs: int) -> Iterable[str]:
+        rows = []
+        for sink, shards in product(("blackhole", "datahub-rest"), ("1 shard", "2 shards")):
+            one, this = (self.middle(f"{sink}: {part}", runs, "seconds") for part in ("1 shard", shards))
+            endpoint = self.middle(f"{sink}: {shards}", runs, "endpoint_cpu")
+            rows.append([f"{sink}: {shards}", f"{this:.1f}", f"{one / this:.2f} x", f"{endpoint:.1f}"])
+        return table([f"{runs:,} runs", "s", "as fast as one", "CPU s of the endpoint"], rows)
 
 
 def main() -> int:
@@ -100,6 +140,7 @@ def main() -> int:
     parser.add_argument("--growth", default="1000,10000,100000", help="runs, for the second table; may go to 1000000")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="postgresql")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--no-built-in", action="store_true", help="which takes 20 ms for each run of the first table")
     options = parser.parse_args()
     sizes = [int(size) for size in options.growth.split(",") if size]
     empty_folder()
@@ -109,6 +150,9 @@ def main() -> int:
             with filled(options.database, options.runs) as server:
                 scale.reading(server, options.runs)
                 scale.ingesting(server, options.runs, ("SQL", "REST", "replay"))
+                scale.sharding(server, options.runs)
+                if not options.no_built_in:
+                    scale.built_in(server, options.runs)
         scale.rounds = 1
         for size in sizes:
             with filled(options.database, size) as server:

@@ -227,6 +227,11 @@ class MlflowSourceConfig(
     shard: ShardConfig | None = Field(
         default=None, description="Does only a part of the work, where several processes share it."
     )
+    versions_in_memory: PositiveInt = Field(
+        default=100_000,
+        description="The versions of so many runs are kept in memory until their run comes by, some 800 bytes each; "
+        "those of further runs in a temporary file, with 8 bytes each in memory.",
+    )
 
     # --- removal ---
     stateful_ingestion: RemovalConfig | None = Field(

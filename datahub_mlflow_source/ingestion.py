@@ -66,6 +66,7 @@ class Selection:
     include_datasets: bool
     stage_tags: bool
     patches: bool  # whether they go where patches are understood: not a file, not DataHub Lite
+    versions_in_memory: int
     hold_datasets: bool = False  # for the closing step, as other shards may have a later word on them
 
 
@@ -89,7 +90,7 @@ class Ingestion:
         self._graph = graph
         self._experiments: dict[str, Experiment] = {}
         self._models: list[RegisteredModel] = []
-        self._versions = VersionIndex()
+        self._versions = VersionIndex(selection.versions_in_memory)
         # With their schemas, of which a thousand may be a gigabyte: the rest is in a temporary file.
         self._datasets: FileBackedDict[tuple[tuple[int, str], InputDataset]] = FileBackedDict(cache_max_size=1000)
         self._registry = registry_urn(rules.naming)

@@ -277,4 +277,5 @@ def selection_of(config: MlflowSourceConfig) -> Selection:
         include_datasets=config.include_datasets,
         stage_tags=config.stage_tags,
         patches=False,
+        versions_in_memory=config.versions_in_memory,
     )

@@ -21,7 +21,7 @@ class VersionIndex:
     Of each version eight bytes stay in memory. The rest does up to so many runs, and is else in a temporary file.
     """
 
-    def __init__(self, runs_in_memory: int = 100_000) -> None:
+    def __init__(self, runs_in_memory: int) -> None:
         self._of_run: FileBackedDict[list[ModelVersion]] = FileBackedDict(cache_max_size=runs_in_memory)
         self._hashes = array("q")  # of run ids, sorted once all are there: most runs have no version
         self._sorted = True

@@ -91,7 +91,7 @@ What is made of what MLflow holds.
         """\
 For hundreds of thousands of runs and more: [docs/scale.md](scale.md).
 """,
-        "shard",
+        "shard versions_in_memory",
     ),
     Group(
         "Removal",

@@ -18,7 +18,7 @@ def runs_in_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 def index_of(*versions: ModelVersion) -> VersionIndex:
-    index = VersionIndex()
+    index = VersionIndex(100_000)
     for version in versions:
         index.add(version)
     return index
@@ -78,7 +78,7 @@ class TestLatest:
 
 class TestRunsSent:
     def test_the_run_of_the_latest_version_comes_first_and_none_twice(self) -> None:
-        index = VersionIndex()
+        index = VersionIndex(100_000)
         for number, run_id in [("2", "r2"), ("10", "r1"), ("9", "r2"), ("3", "r3")]:
             index.run_sent(version("a", number, run_id))
         assert index.runs_sent("a") == ["r1", "r2", "r3"]

@@ -15,12 +15,10 @@ from datahub.ingestion.api.workunit import MetadataWorkUnit
 from datahub.ingestion.graph.client import DataHubGraph
 from datahub.metadata.schema_classes import StatusClass
 from datahub.metadata.urns import Urn
-from datahub.utilities.file_backed_collections import FileBackedDict
 from datahub.utilities.urns.error import InvalidUrnError
 
 from datahub_mlflow_source.mapping.datasets import (
     InputDataset,
-    input_dataset,
     map_dataset,
     platform_of,
     upstream_of,
@@ -43,7 +41,9 @@ from datahub_mlflow_source.readers.base import WHOLE, Reader, RunScope
 from datahub_mlflow_source.records import Experiment, ModelVersion, RegisteredModel, Run, Unreadable
 from datahub_mlflow_source.removal import RemovalGuard, datahub_has
 from datahub_mlflow_source.report import MlflowSourceReport, Tally
+from datahub_mlflow_source.run_inputs import RunInputs
 from datahub_mlflow_source.state.shards import HeldDataset, ShardState
+from datahub_mlflow_source.unread import Unread
 from datahub_mlflow_source.versions import VersionIndex
 
 logger = logging.getLogger(__name__)
@@ -91,16 +91,13 @@ class Ingestion:
         self._experiments: dict[str, Experiment] = {}
         self._models: list[RegisteredModel] = []
         self._versions = VersionIndex(selection.versions_in_memory)
-        # With their schemas, of which a thousand may be a gigabyte: the rest is in a temporary file.
-        self._datasets: FileBackedDict[tuple[tuple[int, str], InputDataset]] = FileBackedDict(cache_max_size=1000)
+        self._run_inputs = RunInputs()
         self._registry = registry_urn(rules.naming)
         self._shard = selection.runs.shard
         # Of what is sent once for all shards, the first one's.
         self._leads = self._shard.index == 0
         self._state = ShardState()
-        self._runs_missing = False  # some could not be read, and nobody knows which
-        self._unreadable_runs: set[str] = set()
-        self._nameless_runs = 0  # unreadable ones whose id was not found out
+        self._unread = Unread(report, guard, rules.naming)
 
     def work_units(self) -> Units:
         """All of it, in the order in which DataHub wants it."""
@@ -108,7 +105,7 @@ class Ingestion:
             yield from self._stages()
         finally:
             self._versions.close()
-            self._datasets.close()
+            self._run_inputs.close()
 
     def shard_state(self) -> ShardState:
         """What the closing step has to know, once all work units are out."""
@@ -177,7 +174,7 @@ class Ingestion:
         models, versions = (self._report.models, self._report.versions) if self._leads else (Tally(), Tally())
         for record in self._timed(self._reader.registry()):
             if isinstance(record, Unreadable):
-                self._unreadable(record, models if record.kind == "registered model" else versions)
+                self._unread.tell(record, models if record.kind == "registered model" else versions)
                 continue
             tally = models if isinstance(record, RegisteredModel) else versions
             tally.read += 1
@@ -247,22 +244,21 @@ class Ingestion:
             lambda: map_run(run, self._experiment_of(run), versions, self._inputs(run), self._rules),
         )
         if tally.sent == sent:
-            self._unreadable_runs.add(run.run_id)
-            self._guard.run_unreadable(run_urn(run.run_id, self._rules.naming))
+            self._unread.run(run.run_id)
         yield from self._versions_of(run, run_is_sent=tally.sent > sent)
 
     def _versions_of(self, run: Run, *, run_is_sent: bool) -> Units:
         for version in self._versions.take(run.run_id):
             if run_is_sent:
                 self._versions.run_sent(version)
-            elif run.run_id in self._unreadable_runs and self._stays_as_it_was(version):
+            elif run.run_id in self._unread.run_ids and self._stays_as_it_was(version):
                 continue
             yield from self._version(version, run, run_is_sent)
 
     def _versions_left(self) -> Units:
         """Versions without a run, and those whose run MLflow has no more or can't serve."""
         for version in self._versions.take_all():
-            run_unread = self._runs_missing or version.run_id in self._unreadable_runs
+            run_unread = self._unread.runs_missing or version.run_id in self._unread.run_ids
             if version.run_id and run_unread and self._stays_as_it_was(version):
                 continue
             yield from self._version(version, None, run_is_sent=False)
@@ -300,7 +296,7 @@ class Ingestion:
         hold = self._selection.hold_datasets
         tally = Tally() if hold else self._report.datasets
         platforms: dict[str, Entity] = {}
-        for said_at, dataset in self._datasets.values():
+        for said_at, dataset in self._run_inputs:
             tally.read += 1
             mapped = partial(map_dataset, dataset, self._rules)
             units = self._send(tally, dataset.input.name, partial(getattr, dataset, "urn"), mapped)
@@ -343,17 +339,10 @@ class Ingestion:
         return self._experiments[run.experiment_id].name
 
     def _inputs(self, run: Run) -> Sequence[InputDataset]:
-        """The run's datasets. Of what several runs say about one, the latest run's word stands."""
+        """The run's datasets."""
         if not self._selection.include_datasets:
             return []
-        name = self._experiment_of(run)
-        inputs = [input_dataset(dataset, name, self._rules) for dataset in run.datasets]
-        said_at = (run.start_time or 0, run.run_id)
-        for dataset in inputs:
-            known = self._datasets.get(str(dataset.urn))
-            if known is None or known[0] <= said_at:
-                self._datasets[str(dataset.urn)] = (said_at, dataset)
-        return inputs
+        return self._run_inputs.of(run, self._experiment_of(run), self._rules)
 
     def _send(self, tally: Tally, name: str, urn: Callable[[], Urn], mapped: Callable[[], Entity]) -> Units:
         """The boundary behind which one odd entity stays: it goes out whole, or not at all and is kept alive."""
@@ -391,7 +380,7 @@ class Ingestion:
         """What could be read; the rest goes into the report."""
         for record in self._timed(records):
             if isinstance(record, Unreadable):
-                self._unreadable(record, tally or self._report.runs)
+                self._unread.tell(record, tally or self._report.runs)
                 continue
             if tally:
                 tally.read += 1
@@ -407,47 +396,3 @@ class Ingestion:
                 except StopIteration:
                     return
             yield record
-
-    def _unreadable(self, record: Unreadable, tally: Tally) -> None:
-        if record.run_id and record.run_id in self._unreadable_runs:
-            return  # told when it was listed
-        self._keep_what_it_concerns(record)
-        if record.changed_meanwhile:
-            self._report.warning(
-                title="MLflow changed while it was read",
-                message="What may have been passed over stays in DataHub as it was, and is read the next time.",
-                context=f"{record.kind}: {record.what}: {record.reason}",
-            )
-            return
-        self._count(record, tally)
-        if record.listing_broke_off:
-            self._report.entity_failure(
-                title="A listing broke off",
-                message="What comes behind it was not read, and stays in DataHub as it was.",
-                context=f"{record.kind}s: {record.what}: {record.reason}",
-            )
-        else:
-            self._report.entity_failure(
-                title="MLflow can't serve it",
-                message="MLflow holds it, and fails on it, or serves it in a form that is none. It stays in DataHub as "
-                "it was.",
-                context=f"{record.kind} {record.what}: {record.reason}",
-            )
-
-    def _count(self, record: Unreadable, tally: Tally) -> None:
-        """A run that was counted without a name may get one when a version asks for it."""
-        if record.kind == "run" and not (record.run_id or record.listing_broke_off):
-            self._nameless_runs += 1
-        elif record.run_id and self._nameless_runs:
-            self._nameless_runs -= 1
-            return
-        tally.unreadable += 1
-
-    def _keep_what_it_concerns(self, record: Unreadable) -> None:
-        if record.run_id:
-            self._unreadable_runs.add(record.run_id)
-            self._guard.run_unreadable(run_urn(record.run_id, self._rules.naming))
-            return
-        self._guard.listing_incomplete(record.kind)
-        if record.kind == "experiment" or (record.kind == "run" and not record.changed_meanwhile):
-            self._runs_missing = True

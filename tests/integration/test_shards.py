@@ -112,6 +112,13 @@ def test_each_shard_has_its_part(rich: MlflowServer, tmp_path: Path) -> None:
         assert not shards[1].urns("mlModelGroup")
 
 
+def test_the_whole_of_a_shard_is_of_one_ingestion(rich: MlflowServer, tmp_path: Path) -> None:
+    """One shard of one is everything."""
+    config = {"tracking_uri": rich.url}
+    one: Ingested = ingest({**config, "shard": {"index": 0, "count": 1}}, tmp_path / "one.json")
+    assert one.aspects == ingest(config, tmp_path / "whole.json").aspects
+
+
 # The command
 
 
@@ -205,12 +212,7 @@ def test_a_process_that_is_killed_is_replaced(tmp_path: Path, gms: GmsStandIn) -
         recipe = _recipe(tmp_path, {"backend_store_uri": database}, _into(gms))
         running = _started("ingest", "-c", str(recipe), "--shards", "2")
         _killed_half_way(gms, running.pid)
-        output, errors = running.communicate(timeout=240)
-        assert running.returncode == 0, errors
-        assert yaml.safe_load(output)["source"]["runs"]["sent"] == RUNS
-        with GmsStandIn() as other:
-            ingest_into(other, {"backend_store_uri": database})
-            assert _content(gms) == _content(other)
+        _comes_to_all_of_it(running, database, gms)
 
 
 def test_ctrl_c_ends_it_promptly_and_leaves_no_process_and_no_state(tmp_path: Path, gms: GmsStandIn) -> None:
@@ -236,12 +238,7 @@ def test_on_a_dask_cluster_that_loses_a_worker_the_result_is_the_same(tmp_path: 
         running = _started("ingest", "-c", str(recipe), "--shards", "2", "--scheduler", scheduler)
         _until(lambda: len(gms.urns("dataProcessInstance")) > RUNS // 3)
         workers[0].kill()
-        output, errors = running.communicate(timeout=240)
-        assert running.returncode == 0, errors
-        assert yaml.safe_load(output)["source"]["runs"]["sent"] == RUNS
-        with GmsStandIn() as other:
-            ingest_into(other, {"backend_store_uri": database})
-            assert _content(gms) == _content(other)
+        _comes_to_all_of_it(running, database, gms)
 
 
 def test_a_dask_scheduler_that_is_not_there_is_told(rich: MlflowServer, tmp_path: Path) -> None:
@@ -378,6 +375,15 @@ def _until(condition: Callable[[], Any], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+def _comes_to_all_of_it(running: subprocess.Popen[str], database: str, gms: GmsStandIn) -> None:
+    output, errors = running.communicate(timeout=240)
+    assert running.returncode == 0, errors
+    assert yaml.safe_load(output)["source"]["runs"]["sent"] == RUNS
+    with GmsStandIn() as other:
+        ingest_into(other, {"backend_store_uri": database})
+        assert _content(gms) == _content(other)
+
+
 def _killed_half_way(gms: GmsStandIn, parent: int) -> None:
     """A shard's process: the last of those that the fork server, the parent's only child, has started."""
     _until(lambda: len(gms.urns("dataProcessInstance")) > RUNS // 3)
@@ -392,10 +398,3 @@ def _children(parent: int) -> list[int]:
     for task in Path(f"/proc/{parent}/task").glob("*/children"):
         found += [int(pid) for pid in task.read_text().split()]
     return sorted(found)
-
-
-def test_the_whole_of_a_shard_is_of_one_ingestion(rich: MlflowServer, tmp_path: Path) -> None:
-    """One shard of one is everything."""
-    config = {"tracking_uri": rich.url}
-    one: Ingested = ingest({**config, "shard": {"index": 0, "count": 1}}, tmp_path / "one.json")
-    assert one.aspects == ingest(config, tmp_path / "whole.json").aspects

@@ -137,7 +137,7 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
             yield from ingestion.work_units()
             if shard:
                 self.shard_state = ingestion.shard_state()
-                if self._shard_handler:
+                if self._shard_handler and not self.closing_follows:
                     self._shard_handler.leave(self.shard_state)
         finally:
             self.report.requests_sent = self._reader.requests_sent

@@ -185,6 +185,7 @@ def test_files_are_one_for_each_shard(rich: MlflowServer, tmp_path: Path) -> Non
     [
         ({"no_such_key": 1}, {"type": "blackhole"}, "unknown key `no_such_key`"),
         ({"max_runs_per_experiment": 1}, {"type": "blackhole"}, "only who reads all runs knows the latest"),
+        ({"stateful_ingestion": {"enabled": True}}, {"type": "blackhole"}, "needs a `pipeline_name` in the recipe"),
         ({}, {"type": "datahub-lite", "config": {}}, "can't write into one DataHub Lite"),
         ({}, {"type": "no such sink"}, "Failed to find a registered sink"),
     ],

@@ -21,7 +21,7 @@ from tests.support.servers import MlflowServer, mlflow_server
 
 pytestmark = pytest.mark.xdist_group("ends early")
 
-RUNS = 4000  # through a server that checks each aspect: half a minute of work, of which all is done where Ctrl-C is not heard
+RUNS = 4000  # half a minute of work for a server that checks each aspect
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from datahub_mlflow_source import __version__
-from datahub_mlflow_source.shard_pool import DaskCluster, LostError, Processes
+from datahub_mlflow_source.shard_pool import DaskCluster, LostError, Processes, cores
 from datahub_mlflow_source.shard_report import merged, shown
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ _RECIPE = click.option(
     type=click.Path(dir_okay=False, exists=True),
     help="The recipe, as for `datahub ingest`.",
 )
-_DRY_RUN = click.option("-n", "--dry-run", is_flag=True, help="Read and map all, send and remember nothing.")
+_DRY_RUN = click.option("-n", "--dry-run", is_flag=True, help="Send, remove and remember nothing.")
 
 
 @click.group()
@@ -39,12 +38,12 @@ def main() -> None:
     """MLflow into DataHub, shared by many processes."""
 
 
-@main.command()
+@main.command(short_help="Ingest a recipe by several processes, and close it.")
 @_RECIPE
 @click.option(
     "--shards",
     type=click.IntRange(min=1),
-    default=lambda: os.cpu_count() or 1,
+    default=cores,
     show_default="one for each core",
     help="Into how many parts the work is cut.",
 )
@@ -66,7 +65,7 @@ def ingest(path: str, shards: int, scheduler: str | None, dry_run: bool) -> None
     _end([*outcomes, closing])
 
 
-@main.command()
+@main.command(short_help="Close shards that another scheduler ran.")
 @_RECIPE
 @click.option("--shards", type=click.IntRange(min=1), help="How many there were. Without: the recipe's `shard.count`.")
 @_DRY_RUN
@@ -74,7 +73,8 @@ def finish(path: str, shards: int | None, dry_run: bool) -> None:
     """The closing step, where another scheduler ran the shards: sends datasets, removes what is gone."""
     processes = Processes()
     recipe = _recipe(path)
-    count = str(shards or ((recipe["source"].get("config") or {}).get("shard") or {}).get("count") or "")
+    shard = (recipe["source"].get("config") or {}).get("shard")
+    count = str(shards or (shard.get("count") if isinstance(shard, dict) else None) or "")
     if not count.isdecimal() or int(count) < 1:
         raise click.UsageError("How many shards were there? Say --shards, or put `shard.count` into the recipe.")
     with _complaints():
@@ -83,16 +83,16 @@ def finish(path: str, shards: int | None, dry_run: bool) -> None:
 
 
 def _recipe(path: str) -> dict[str, Any]:
-    from datahub.configuration.common import ConfigurationError
     from datahub.configuration.config_loader import load_config_file
 
     try:
-        recipe = load_config_file(path, resolve_env_vars=True, process_directives=True)
-    except (ConfigurationError, ValueError, OSError) as error:
+        recipe: Any = load_config_file(path, resolve_env_vars=True, process_directives=True)
+    except Exception as error:  # of YAML, of an unset variable, of a file: each library's own
         raise click.ClickException(f"{path} can't be read: {error}") from error
-    if not isinstance(recipe.get("source"), dict):
-        raise click.ClickException(f"{path} is no recipe: it has no `source`")
-    return recipe
+    source = recipe.get("source") if isinstance(recipe, dict) else None
+    if not isinstance(source, dict) or not isinstance(source.get("config") or {}, dict):
+        raise click.ClickException(f"{path} is no recipe: `source` with a `type` and a `config` is missing")
+    return dict(recipe)
 
 
 def _by_dask(scheduler: str, recipe: dict[str, Any], shards: int, tell: Tell, dry_run: bool) -> list[Outcome]:

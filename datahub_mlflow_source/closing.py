@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Sequence
 
 from datahub.emitter.mcp import MetadataChangeProposalWrapper
@@ -11,7 +13,11 @@ from datahub_mlflow_source.errors import RecipeError
 from datahub_mlflow_source.mapping.rules import alive
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.source import MlflowSource
-from datahub_mlflow_source.state.shards import HeldDataset, ShardState, left_behind
+from datahub_mlflow_source.state.shards import NEEDED, HeldDataset, ShardState, left_behind
+
+logger = logging.getLogger(__name__)
+
+_TRIED_AGAIN_AFTER_SECONDS = (2, 5, 10)
 
 
 class ClosingSource(MlflowSource):
@@ -29,7 +35,7 @@ class ClosingSource(MlflowSource):
     def get_workunits_internal(self) -> Iterable[MetadataWorkUnit]:
         """Nothing is removed where a shard is missing, or broke off."""
         try:
-            states = left_behind(self.count, self.state_provider, self.ctx) if self.states is None else self.states
+            states = self._left_behind() if self.states is None else self.states
         except RecipeError as error:
             self.report.failure(title="The shards are not closed", message="Nothing was removed.", context=str(error))
             self._nothing_closed = True
@@ -46,6 +52,7 @@ class ClosingSource(MlflowSource):
         guard = RemovalGuard(self.config.stateful_ingestion, self.state_provider, self.ctx, self.report)
         for state in states:
             guard.take(state)
+        self._keep_what_nobody_sent(states, guard)
         # The framework removes nothing where nothing was sent.
         yield MetadataChangeProposalWrapper(entityUrn=states[0].registry, aspect=alive()).as_workunit()
         yield from guard.work_units(states[0].experiments, states[0].registry)
@@ -55,6 +62,33 @@ class ClosingSource(MlflowSource):
         if self._nothing_closed:
             self.state_provider.cur_checkpoints.clear()
         super().close()
+
+    def _left_behind(self) -> list[ShardState]:
+        """What the last shard left takes DataHub a moment to find. Raises RecipeError."""
+        removal = self.config.stateful_ingestion
+        if not (removal and removal.enabled):
+            raise RecipeError(NEEDED)
+        for seconds in _TRIED_AGAIN_AFTER_SECONDS:
+            try:
+                return left_behind(self.count, self.state_provider, self.ctx)
+            except RecipeError as error:
+                logger.info("%s; looking again in %s s", error, seconds)
+                time.sleep(seconds)
+        return left_behind(self.count, self.state_provider, self.ctx)
+
+    def _keep_what_nobody_sent(self, states: Sequence[ShardState], guard: RemovalGuard) -> None:
+        """Versions that the first shard left to another, which did not find their run, or could not read it."""
+        unsent = {urn for state in states for urn in state.handed_over}
+        for state in states:
+            unsent.difference_update(state.sent)
+        for urn in unsent:
+            guard.keep(urn)
+        if unsent:
+            self.report.warning(
+                title="Versions that no shard sent",
+                message="Their run went away between the shards, or could not be read. They stay as they were.",
+                context=f"{len(unsent)}, as {min(unsent)}",
+            )
 
     def _datasets(self, states: Iterable[ShardState]) -> Iterable[MetadataWorkUnit]:
         """Each as the latest run has it, whichever shard's that is."""

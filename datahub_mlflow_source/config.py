@@ -230,7 +230,7 @@ class MlflowSourceConfig(
     versions_in_memory: PositiveInt = Field(
         default=100_000,
         description="The versions of so many runs are kept in memory until their run comes by, some 800 bytes each; "
-        "those of further runs in a temporary file, with 8 bytes each in memory.",
+        "those of further runs in a temporary file.",
     )
 
     # --- removal ---

@@ -218,13 +218,29 @@ class Ingestion:
         if self._shard == WHOLE or self._selection.include_runs == "none":
             return
         scope = replace(self._selection.runs, shard=WHOLE)
-        for run in self._read(self._reader.runs_by_id(self._versions.run_ids(), self._selected_ids(), scope), None):
-            for version in self._versions.take(run.run_id):
-                if self._run_selected(run):
-                    self._versions.run_sent(version)
+        for run in self._elsewhere(self._reader.runs_by_id(self._versions.run_ids(), self._selected_ids(), scope)):
+            self._hand_over(run, is_sent=self._run_selected(run))
         anywhere = RunScope(include_deleted=True)
-        for run in self._read(self._reader.runs_by_id(self._versions.run_ids(), self._experiments, anywhere), None):
-            self._versions.take(run.run_id)
+        for run in self._elsewhere(self._reader.runs_by_id(self._versions.run_ids(), self._experiments, anywhere)):
+            self._hand_over(run, is_sent=False)
+
+    def _hand_over(self, run: Run, *, is_sent: bool) -> None:
+        """Noted for the closing step: nobody sends them, where the run goes away before its shard reads it."""
+        for version in self._versions.take(run.run_id):
+            if is_sent:
+                self._versions.run_sent(version)
+            urn = model_version_urn(version.name, version.version, self._rules.naming)
+            self._state.handed_over.append(str(urn))
+
+    def _elsewhere(self, runs: Iterator[Run | Unreadable]) -> Iterator[Run]:
+        """Runs of other shards. A bad one is told there; here its versions are dealt with."""
+        for run in self._timed(runs):
+            if isinstance(run, Run):
+                yield run
+            elif run.run_id:
+                self._unread.run_ids.add(run.run_id)
+            else:
+                self._unread.tell(run, self._report.runs)
 
     def _run_selected(self, run: Run) -> bool:
         return self._selection.run_name(run.name) and self._selection.run_user(run.user_id)
@@ -251,17 +267,20 @@ class Ingestion:
         for version in self._versions.take(run.run_id):
             if run_is_sent:
                 self._versions.run_sent(version)
-            elif run.run_id in self._unread.run_ids and self._stays_as_it_was(version):
+            elif self._is_unread(run.run_id) and self._stays_as_it_was(version):
                 continue
             yield from self._version(version, run, run_is_sent)
 
     def _versions_left(self) -> Units:
         """Versions without a run, and those whose run MLflow has no more or can't serve."""
         for version in self._versions.take_all():
-            run_unread = self._unread.runs_missing or version.run_id in self._unread.run_ids
-            if version.run_id and run_unread and self._stays_as_it_was(version):
+            if version.run_id and self._is_unread(version.run_id) and self._stays_as_it_was(version):
                 continue
             yield from self._version(version, None, run_is_sent=False)
+
+    def _is_unread(self, run_id: str) -> bool:
+        """Or may be: then its version would lose the link to a run that is in DataHub."""
+        return self._unread.runs_missing or run_id in self._unread.run_ids
 
     def _stays_as_it_was(self, version: ModelVersion) -> bool:
         """Where part of what belongs to it could not be read: if DataHub has it, better as it was than without that."""

@@ -19,11 +19,17 @@ Recipe = Mapping[str, Any]
 Tell = Callable[[int, float, int], None]
 _TRIES = 3  # of a shard whose process went away
 _WORK = "datahub_mlflow_source.shard_work"
+_WORKERS_SECONDS = 60
 _DASK_TOPIC = "datahub-mlflow"
 
 
+def cores() -> int:
+    """That this process may use: a container may have fewer than its machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class LostError(RuntimeError):
-    """A shard's process went away, again and again."""
+    """A shard did not come back."""
 
 
 class Processes:
@@ -50,7 +56,7 @@ class Processes:
         running: dict[Connection, tuple[int, BaseProcess]] = {}
         try:
             while waiting or running:
-                while waiting and len(running) < (os.cpu_count() or 1):
+                while waiting and len(running) < cores():
                     index = waiting.popleft()
                     tries[index] += 1
                     receiver, process = self._start(_shard, recipe, index, count, dry_run)
@@ -59,7 +65,7 @@ class Processes:
                     index, process = running[receiver]
                     try:
                         said = receiver.recv()
-                    except EOFError:
+                    except (EOFError, OSError):  # the latter, where it ended in the midst of what it says
                         del running[receiver]
                         process.join()
                         if index not in outcomes:
@@ -81,7 +87,7 @@ class Processes:
         receiver, process = self._start(_closing, recipe, count, states, dry_run)
         try:
             outcome: Outcome = receiver.recv()
-        except EOFError:
+        except (EOFError, OSError):
             process.join()
             raise LostError(
                 f"The closing step ended with code {process.exitcode}. Memory is the usual reason."
@@ -99,7 +105,7 @@ class Processes:
 
 
 def _shard(sender: Connection, recipe: Recipe, index: int, count: int, dry_run: bool) -> None:
-    from datahub_mlflow_source.shard_work import run_shard
+    from datahub_mlflow_source.shard_work import run_shard, said_of
 
     def tell(share: float, runs: int) -> None:
         try:
@@ -107,13 +113,13 @@ def _shard(sender: Connection, recipe: Recipe, index: int, count: int, dry_run: 
         except OSError:  # whoever started this is no more
             os._exit(1)
 
-    sender.send(run_shard(recipe, index, count, tell, dry_run=dry_run))
+    sender.send(said_of(lambda: run_shard(recipe, index, count, tell, dry_run=dry_run)))
 
 
 def _closing(sender: Connection, recipe: Recipe, count: int, states: Sequence[str] | None, dry_run: bool) -> None:
-    from datahub_mlflow_source.shard_work import run_closing
+    from datahub_mlflow_source.shard_work import run_closing, said_of
 
-    sender.send(run_closing(recipe, count, states, dry_run=dry_run))
+    sender.send(said_of(lambda: run_closing(recipe, count, states, dry_run=dry_run)))
 
 
 def _lost(index: int, code: int | None) -> str:
@@ -136,13 +142,16 @@ class DaskCluster:
 
     def shards(self, recipe: Recipe, count: int, tell: Tell, *, dry_run: bool) -> list[Outcome]:
         """All of them. Raises LostError."""
-        from distributed import KilledWorker
 
         def told(event: tuple[float, Any]) -> None:
             _, (key, index, share, runs) = event
             if key == run_key:
                 tell(index, share, runs)
 
+        try:
+            self._client.wait_for_workers(1, timeout=_WORKERS_SECONDS)
+        except (OSError, TimeoutError) as error:
+            raise LostError(f"The Dask scheduler has no worker, for {_WORKERS_SECONDS} seconds now.") from error
         run_key = f"datahub-mlflow-{time.time_ns()}"
         self._client.subscribe_topic(_DASK_TOPIC, told)
         futures = [
@@ -151,8 +160,8 @@ class DaskCluster:
         ]
         try:
             outcomes: list[Outcome] = self._client.gather(futures)
-        except KilledWorker as error:
-            raise LostError(f"Dask gave a shard up: {error}") from error
+        except Exception as error:  # a scheduler that ends, a worker of another version, a shard that kills its workers
+            raise LostError(f"Dask gave a shard up: {type(error).__name__}: {error}.") from error
         finally:
             self._client.cancel(futures)
             self._client.unsubscribe_topic(_DASK_TOPIC)
@@ -165,11 +174,12 @@ class DaskCluster:
 def _on_dask(recipe: Recipe, index: int, count: int, run_key: str, dry_run: bool) -> Outcome:
     from distributed import get_worker
 
-    from datahub_mlflow_source.shard_work import run_shard
+    from datahub_mlflow_source.shard_work import run_shard, said_of
 
     worker = get_worker()
 
     def tell(share: float, runs: int) -> None:
         worker.log_event(_DASK_TOPIC, (run_key, index, share, runs))
 
-    return run_shard(recipe, index, count, tell, dry_run=dry_run)
+    # Nothing may escape: Dask would log the arguments, which hold the recipe's secrets.
+    return said_of(lambda: run_shard(recipe, index, count, tell, dry_run=dry_run))

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+_NOTHING_PRODUCED = "No metadata was produced by the source"
 _MOST_EXAMPLES = 10  # as DataHub's own reports have it
 # Of a process, or of the whole: to be added up they make no sense.
 _NOT_ADDED = ("query_p95_millis", "query_slowest_millis", "share_of_runs", "running_time", "start_time", "peak")
@@ -83,6 +84,9 @@ def _without_nothing(value: Any) -> Any:
 def shown(report: dict[str, Any], sink_report: dict[str, Any]) -> str:
     """What a person wants to see at the end."""
     chosen = {key: counts for key in _SHOWN if (counts := _without_nothing(report.get(key)))}
+    if report.get("events_produced"):  # which the framework misses in each part that has nothing of its own
+        warnings = [warning for warning in chosen.pop("warnings", []) if warning.get("title") != _NOTHING_PRODUCED]
+        chosen |= {"warnings": warnings} if warnings else {}
     written = sink_report.get("total_records_written", 0)
     failures = sink_report.get("failures") or []
     sink = {"records_written": written} | ({"failures": failures} if failures else {})

@@ -14,6 +14,7 @@ from datahub.configuration.common import ConfigurationError
 from datahub.ingestion.run.pipeline import Pipeline, PipelineInitError
 
 from datahub_mlflow_source.closing import ClosingSource
+from datahub_mlflow_source.redaction import redact
 from datahub_mlflow_source.source import MlflowSource
 from datahub_mlflow_source.state.shards import ShardState
 
@@ -38,6 +39,15 @@ class Outcome:
 
 # Is told how much of the shard's runs is read, from 0 to 1, and how many that are.
 Tell = Callable[[float, int], None]
+
+
+def said_of(work: Callable[[], Outcome]) -> Outcome:
+    """What came of it; of an error that nobody foresaw, its name and text."""
+    try:
+        return work()
+    except Exception as error:
+        logger.debug("A shard failed", exc_info=True)
+        return Outcome(failed=True, message=f"{type(error).__name__}: {redact(str(error))}")
 
 
 def run_shard(recipe: Recipe, index: int, count: int, tell: Tell, *, dry_run: bool) -> Outcome:
@@ -72,10 +82,10 @@ def run_shard(recipe: Recipe, index: int, count: int, tell: Tell, *, dry_run: bo
 
 def run_closing(recipe: Recipe, count: int, states: Sequence[str] | None, *, dry_run: bool) -> Outcome:
     """The step behind the shards. `states` are those that came back; None: they are in DataHub."""
-    recipe = _changed(recipe, "closing", {"shard": None})
-    recipe["source"]["type"] = _CLOSING
     try:
-        pipeline = _pipeline(recipe, dry_run=dry_run)
+        closing = _changed(recipe, "closing", {"shard": None})
+        closing["source"]["type"] = _CLOSING
+        pipeline = _pipeline(closing, dry_run=dry_run)
     except _CANT_BEGIN as error:
         return Outcome(failed=True, message=str(error))
     source = pipeline.source
@@ -90,12 +100,15 @@ def run_closing(recipe: Recipe, count: int, states: Sequence[str] | None, *, dry
 def _changed(recipe: Recipe, part: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe with this in the source's config, and with a file of its own for each part that goes into files."""
     changed = copy.deepcopy(dict(recipe))
-    merged = {**(changed["source"].get("config") or {}), **config}
+    given = changed["source"].get("config") or {}
+    if not isinstance(given, dict):
+        raise ValueError("the recipe's `source.config` holds no keys")
+    merged = {**given, **config}
     changed["source"]["config"] = {key: value for key, value in merged.items() if value is not None}
     sink = changed.get("sink") or {}
     if sink.get("type") == "datahub-lite":
         raise ValueError("several processes can't write into one DataHub Lite: use `datahub ingest`, or another sink")
-    if sink.get("type") == "file":
+    if sink.get("type") == "file" and "filename" in (sink.get("config") or {}):
         file = Path(sink["config"]["filename"])
         sink["config"]["filename"] = str(file.with_name(f"{file.stem}.{part}{file.suffix}"))
     return changed

@@ -117,6 +117,13 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
 
     def get_workunits_internal(self) -> Iterable[MetadataWorkUnit]:
         """Everything there is, or one failure that says why nothing is."""
+        if self._shard_handler and not self.closing_follows and self._remembers_in_a_file():
+            self.report.failure(
+                title="A shard can't remember in a file",
+                message="Nothing was ingested. Each shard would overwrite what the others and the removal left there: "
+                "leave `stateful_ingestion.state_provider` out, or run the shards by `datahub-mlflow ingest`.",
+            )
+            return
         try:
             self._reader.check(self.config.run_filter)
         except ServerError as error:
@@ -170,6 +177,10 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
         recipe = self.ctx.pipeline_config
         sink = recipe.sink.type if recipe and recipe.sink else ""
         return self.ctx.graph is not None or sink == "datahub-kafka"
+
+    def _remembers_in_a_file(self) -> bool:
+        removal = self.config.stateful_ingestion
+        return bool(removal and removal.state_provider and removal.state_provider.type == "file")
 
     def _tell_about_recipe(self) -> None:
         config = self.config

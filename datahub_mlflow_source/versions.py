@@ -18,7 +18,7 @@ _NO_RUN = "\n"
 class VersionIndex:
     """Run id → versions. Read before the runs, so that no run or version needs a request of its own.
 
-    Of each version eight bytes stay in memory. The rest does up to so many runs, and is else in a temporary file.
+    Of each version some 40 bytes stay in memory. The rest does up to so many runs, and is else in a temporary file.
     """
 
     def __init__(self, runs_in_memory: int) -> None:

@@ -88,6 +88,9 @@ class Database:
             return found
         except (UnicodeDecodeError, SQLAlchemyError) as error:
             raise self._told(error) from error
+        except (TypeError, ValueError) as error:  # SQLite keeps text where a number should be
+            what = redact(str(error))[:100]
+            raise PageError(f"{self.connection.shown} holds a row that is none of MLflow's: {what}") from error
 
     def _once(self, work: Callable[[Reading], T]) -> T:
         with self._engine.connect() as connection:

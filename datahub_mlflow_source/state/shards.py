@@ -20,6 +20,11 @@ from datahub_mlflow_source.errors import RecipeError
 from datahub_mlflow_source.mapping.urns import PLATFORM
 from datahub_mlflow_source.readers.base import Shard
 
+NEEDED = (
+    "`stateful_ingestion.enabled: true` and `pipeline_name` are needed, in the shards' recipe too: there they leave "
+    "what the closing step reads"
+)
+
 
 class HeldDataset(BaseModel):
     """A dataset as the latest run of one shard has it, ready to be sent."""
@@ -40,6 +45,7 @@ class ShardState(CheckpointStateBase):
     complete: bool = False  # it came to its end, without a failure that makes all of it doubtful
     sent: list[str] = Field(default_factory=list)  # URNs, apart from runs, which are never removed
     keep: list[str] = Field(default_factory=list)  # URNs of what could not be read or mapped
+    handed_over: list[str] = Field(default_factory=list)  # URNs of versions that another shard sends with their run
     incomplete: list[str] = Field(default_factory=list)  # entity types of which something is missing
     experiments: dict[str, str] = Field(default_factory=dict)  # all that MLflow lists, names by id
     registry: str = ""  # URN of its container
@@ -80,11 +86,8 @@ def left_behind(count: int, provider: StateProviderWrapper, ctx: PipelineContext
         RecipeError: nothing can be remembered, or one of them has left nothing.
     """
     where, name = provider.ingestion_checkpointing_state_provider, ctx.pipeline_name
-    if not provider.is_stateful_ingestion_configured() or where is None or not name:
-        raise RecipeError(
-            "`stateful_ingestion.enabled: true` and `pipeline_name` are needed, in the shards' recipe too: there they "
-            "leave what the closing step reads"
-        )
+    if where is None or not name:
+        raise RecipeError(NEEDED)
     closed = where.get_latest_checkpoint(name, StaleEntityRemovalHandler.compute_job_id(PLATFORM))
     after = closed.timestampMillis if closed else 0
     states: list[ShardState] = []

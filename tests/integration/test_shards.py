@@ -16,12 +16,15 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from datahub_mlflow_source import cli, shard_pool
 from datahub_mlflow_source.mapping.urns import Naming, model_group_urn
 from tests.support.bulk import Bulk, bulk_content
 from tests.support.content import CHURN, bad_run_row, plain_runs, rich_content
 from tests.support.gms import GmsStandIn
 from tests.support.ingest import Aspect, Ingested, ingest, ingest_into
+from tests.support.proxy import CountingProxy, Request
 from tests.support.servers import MlflowServer, free_port, mlflow_server
 
 pytestmark = pytest.mark.xdist_group("shards")
@@ -187,6 +190,7 @@ def test_files_are_one_for_each_shard(rich: MlflowServer, tmp_path: Path) -> Non
         ({"max_runs_per_experiment": 1}, {"type": "blackhole"}, "only who reads all runs knows the latest"),
         ({"stateful_ingestion": {"enabled": True}}, {"type": "blackhole"}, "needs a `pipeline_name` in the recipe"),
         ({}, {"type": "datahub-lite", "config": {}}, "can't write into one DataHub Lite"),
+        ({}, {"type": "file"}, "filename"),
         ({}, {"type": "no such sink"}, "Failed to find a registered sink"),
     ],
 )
@@ -239,6 +243,17 @@ def test_on_a_dask_cluster_that_loses_a_worker_the_result_is_the_same(tmp_path: 
         _until(lambda: len(gms.urns("dataProcessInstance")) > RUNS // 3)
         workers[0].kill()
         _comes_to_all_of_it(running, database, gms)
+
+
+def test_a_dask_cluster_without_workers_is_told(
+    rich: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_pool, "_WORKERS_SECONDS", 1)
+    with _dask(tmp_path, workers=0) as (scheduler, _):
+        recipe = _recipe(tmp_path, {"tracking_uri": rich.url}, {"type": "blackhole"})
+        ended = CliRunner().invoke(cli.main, ["ingest", "-c", str(recipe), "--scheduler", scheduler])
+    assert ended.exit_code == 1
+    assert "The Dask scheduler has no worker" in ended.output
 
 
 def test_a_dask_scheduler_that_is_not_there_is_told(rich: MlflowServer, tmp_path: Path) -> None:
@@ -328,6 +343,91 @@ def test_what_one_shard_could_not_read_is_kept_by_the_closing_step(
     assert len(_removed(gms)) == 2  # the model and its version: one bad row stops nothing
 
 
+def test_what_only_one_shard_cannot_read_is_kept(own: MlflowServer, gms: GmsStandIn, tmp_path: Path) -> None:
+    """The first shard leaves the versions of other shards' runs to them."""
+    for number, (_, (run_id,)) in enumerate(plain_runs(own, f"trained {number}", 1) for number in range(6)):
+        own.post("model-versions/create", name=f"model {number}", source="s3://acme/model", run_id=run_id)
+    config = {"max_retries": 0, "stateful_ingestion": {"enabled": True}}
+    recipe = _recipe(tmp_path, {"tracking_uri": own.url, **config}, _into(gms), "shards")
+    assert _command("ingest", "-c", recipe, "--shards", "2").returncode == 0
+    before = _content(gms)
+    with CountingProxy(own.url) as proxy:
+        proxy.fail(_of_the_second_shard, status=503)
+        recipe = _recipe(tmp_path, {"tracking_uri": proxy.url, **config}, _into(gms), "shards")
+        ended = _command("ingest", "-c", recipe, "--shards", "2")
+    assert ended.returncode == 1
+    assert "A listing broke off" in ended.stdout
+    assert "Versions that no shard sent" in ended.stdout
+    assert _removed(gms) == set()
+    links = {urn: aspects.get("mlModelProperties", {}).get("trainingJobs") for urn, aspects in before.items()}
+    assert links == {
+        urn: aspects.get("mlModelProperties", {}).get("trainingJobs") for urn, aspects in _content(gms).items()
+    }
+
+
+def _of_the_second_shard(request: Request) -> bool:
+    """Reads the runs of its experiments only: those with odd ids."""
+    if "runs/search" not in request.path:
+        return False
+    ids = json.loads(request.body)["experiment_ids"]
+    return all(int(id_) % 2 for id_ in ids)
+
+
+def test_a_run_that_goes_between_two_shards_takes_no_version_with_it(
+    own: MlflowServer, gms: GmsStandIn, tmp_path: Path
+) -> None:
+    experiment_id, (run_id,) = plain_runs(own, "trained", 1)
+    own.post("model-versions/create", name="model 1", source="s3://acme/model", run_id=run_id)
+    config = {"tracking_uri": own.url, "stateful_ingestion": {"enabled": True}}
+    ingest_into(gms, config, name="shards")
+    own_shard = int(experiment_id) % 2
+    count = 2 if own_shard == 1 else 3
+    for index in range(count):
+        if index == 1:
+            own.execute("DELETE FROM runs WHERE run_uuid = ?", run_id)
+        ingest_into(gms, {**config, "shard": {"index": index, "count": count}}, name="shards")
+    recipe = _recipe(tmp_path, config, _into(gms), "shards")
+    ended = _command("finish", "-c", recipe, "--shards", str(count))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert _removed(gms) == set()
+
+
+def test_a_state_in_a_file_is_refused_to_shards_that_another_scheduler_runs(own: MlflowServer, tmp_path: Path) -> None:
+    state = {"enabled": True, "state_provider": {"type": "file", "config": {"filename": str(tmp_path / "state.json")}}}
+    config = {"tracking_uri": own.url, "stateful_ingestion": state}
+    shard = ingest({**config, "shard": {"index": 0, "count": 2}}, tmp_path / "out.json", "shards")
+    assert "can't remember in a file" in str(shard.report.failures)
+    assert not shard.proposals
+    ingest(config, tmp_path / "whole.json", "shards")
+    _delete_model(own, "model 2")
+    sink = {"type": "file", "config": {"filename": str(tmp_path / "out.json")}}
+    assert _command("ingest", "-c", _recipe(tmp_path, config, sink, "shards"), "--shards", "2").returncode == 0
+    closing = json.loads((tmp_path / "out.closing.json").read_text())
+    removed = [p["entityUrn"] for p in closing if p["aspectName"] == "status" and p["aspect"]["json"]["removed"]]
+    assert str(model_group_urn("model 2", Naming())) in removed
+
+
+def test_finish_without_a_state_says_what_is_missing(own: MlflowServer, gms: GmsStandIn, tmp_path: Path) -> None:
+    ended = _command("finish", "-c", _recipe(tmp_path, {"tracking_uri": own.url}, _into(gms), "n"), "--shards", "2")
+    assert ended.returncode == 1
+    assert "`stateful_ingestion.enabled: true` and `pipeline_name` are needed" in " ".join(ended.stdout.split())
+    ended = _command("finish", "-c", _recipe(tmp_path, {"tracking_uri": own.url}, _into(gms), "n"))
+    assert ended.returncode == 2
+    assert "Say --shards" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", "", "source: text", "source: {config: text}", "a: [", "source: ${NOT_SET_X}"]
+)
+@pytest.mark.parametrize("command", ["ingest", "finish"])
+def test_a_file_that_is_no_recipe_is_told(command: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yml").write_text(text)
+    ended = _command(command, "-c", tmp_path / "recipe.yml", "--shards", "2")
+    assert ended.returncode == 1
+    assert "recipe.yml" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 # --- what the tests above need ---
 
 RUNS = 1500
@@ -343,7 +443,7 @@ def _filled(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _dask(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+def _dask(folder: Path, workers: int = 2) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     """A scheduler and two workers, each a process of its own."""
     scheduler = f"tcp://127.0.0.1:{free_port()}"
     python = [sys.executable, "-m"]
@@ -359,7 +459,7 @@ def _dask(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
 
         start("scheduler", "distributed.cli.dask_scheduler", *options)
         worker = ["distributed.cli.dask_worker", scheduler, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-        yield scheduler, [start(f"worker-{number}", *worker) for number in range(2)]
+        yield scheduler, [start(f"worker-{number}", *worker) for number in range(workers)]
 
 
 def _started(*arguments: str) -> subprocess.Popen[str]:

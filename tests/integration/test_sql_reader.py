@@ -217,6 +217,33 @@ def test_text_that_is_not_utf_8_leaves_out_only_its_run(sqlite_store: Stored, tm
     sqlite_store.server.post("experiments/delete", experiment_id=experiment_id)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "mend"),
+    [
+        ("UPDATE runs SET start_time = 'abc' WHERE run_uuid = ?", "UPDATE runs SET start_time = 1 WHERE run_uuid = ?"),
+        (
+            "INSERT INTO latest_metrics (run_uuid, key, value, timestamp, step, is_nan) "
+            "VALUES (?, 'odd', 'high', 1, 1, 0)",
+            "DELETE FROM latest_metrics WHERE run_uuid = ? AND key = 'odd'",
+        ),
+    ],
+    ids=["time", "metric"],
+)
+def test_text_where_a_number_should_be_leaves_out_only_its_run(
+    sqlite_store: Stored, tmp_path: Path, spoil: str, mend: str
+) -> None:
+    """SQLite takes it."""
+    name = f"odd in {spoil.split()[2]}"
+    experiment_id, runs = plain_runs(sqlite_store.server, name, 5)
+    sqlite_store.server.execute(spoil, runs[2])
+    from_sql = sqlite_store.sql(tmp_path / "s", experiment_pattern={"allow": [name]})
+    sqlite_store.server.execute(mend, runs[2])
+    sqlite_store.server.post("experiments/delete", experiment_id=experiment_id)
+    assert {aspects["mlTrainingRunProperties"]["id"] for aspects in runs_of(from_sql)} == set(runs) - {runs[2]}
+    assert f"run {runs[2]}" in failures(from_sql)
+    assert "holds a row that is none of MLflow's" in failures(from_sql)
+
+
 # When something goes wrong
 
 

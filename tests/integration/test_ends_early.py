@@ -21,7 +21,7 @@ from tests.support.servers import MlflowServer, mlflow_server
 
 pytestmark = pytest.mark.xdist_group("ends early")
 
-RUNS = 4000  # half a minute of work for a server that checks each aspect
+RUNS = 3000  # many seconds of work for a server that checks each aspect
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def _remembered(gms: GmsStandIn) -> list[str]:
 
 def test_a_preview_sends_a_few_and_remembers_nothing(gms: GmsStandIn, config: dict[str, Any], tmp_path: Path) -> None:
     ended = _started(gms, config, tmp_path, "--preview")
-    output, _ = ended.communicate(timeout=60)
+    output, _ = ended.communicate(timeout=300)
     assert ended.returncode == 0, output
     assert 0 < len(gms.urns()) < 20
     assert _remembered(gms) == []
@@ -72,17 +72,17 @@ def test_a_dry_run_sends_and_remembers_nothing(gms: GmsStandIn, config: dict[str
     assert [urn for urn in gms.urns() if not urn.startswith(diary)] == []
 
 
-@pytest.mark.parametrize("half_way", [1, RUNS // 10], ids=["at first", "half-way"])
+@pytest.mark.parametrize("half_way", [1, RUNS // 20], ids=["at first", "half-way"])
 def test_ctrl_c_ends_it_at_once_and_nothing_is_remembered(
     gms: GmsStandIn, config: dict[str, Any], half_way: int, tmp_path: Path
 ) -> None:
     running = _started(gms, config, tmp_path)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(gms.urns("dataProcessInstance")) < half_way:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     running.send_signal(signal.SIGINT)
-    output, _ = running.communicate(timeout=60)
+    output, _ = running.communicate(timeout=300)  # the sink first sends what it has taken
     assert running.returncode not in (0, None), output
     assert len(gms.urns("dataProcessInstance")) < RUNS
     assert _remembered(gms) == []

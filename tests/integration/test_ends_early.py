@@ -17,6 +17,7 @@ import yaml
 from tests.support.bulk import Bulk, bulk_content
 from tests.support.gms import GmsStandIn
 from tests.support.ingest import recipe
+from tests.support.interrupts import interruptible
 from tests.support.servers import MlflowServer, mlflow_server
 
 pytestmark = pytest.mark.xdist_group("ends early")
@@ -48,7 +49,7 @@ def _started(gms: GmsStandIn, config: dict[str, Any], folder: Path, *options: st
     file = folder / "recipe.yml"
     file.write_text(yaml.safe_dump(recipe(config, {"type": "datahub-rest", "config": {"server": gms.url}}, "early")))
     environment = os.environ | {"HOME": str(folder), "DATAHUB_TELEMETRY_ENABLED": "false", "PYTHONWARNINGS": "ignore"}
-    command = [str(Path(sys.executable).parent / "datahub"), "ingest", "-c", str(file), *options]
+    command = interruptible([Path(sys.executable).parent / "datahub", "ingest", "-c", file, *options])
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

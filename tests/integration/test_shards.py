@@ -24,6 +24,7 @@ from tests.support.bulk import Bulk, bulk_content
 from tests.support.content import CHURN, bad_run_row, plain_runs, rich_content
 from tests.support.gms import GmsStandIn
 from tests.support.ingest import Aspect, Ingested, ingest, ingest_into
+from tests.support.interrupts import interruptible
 from tests.support.proxy import CountingProxy, Request
 from tests.support.servers import MlflowServer, free_port, mlflow_server
 
@@ -463,7 +464,7 @@ def _dask(folder: Path, workers: int = 2) -> Iterator[tuple[str, list[subprocess
 
 
 def _started(*arguments: str) -> subprocess.Popen[str]:
-    command = [str(BIN / "datahub-mlflow"), *arguments]
+    command = interruptible([BIN / "datahub-mlflow", *arguments])
     env = os.environ | {"DATAHUB_TELEMETRY_ENABLED": "false"}
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -110,7 +110,7 @@ class Ingestion:
     def shard_state(self) -> ShardState:
         """What the closing step has to know, once all work units are out."""
         self._guard.leave(self._state)
-        self._state.experiments = {id_: experiment.name for id_, experiment in self._experiments.items()}
+        self._state.experiments = self._experiment_names()
         self._state.registry = str(self._registry)
         self._state.complete = not self._report.failures
         return self._state
@@ -135,8 +135,7 @@ class Ingestion:
             with self._report.new_stage("Registered models"):
                 yield from self._all_models()
         if self._shard == WHOLE:
-            names = {id_: experiment.name for id_, experiment in self._experiments.items()}
-            yield from self._guard.work_units(names, str(self._registry))
+            yield from self._guard.work_units(self._experiment_names(), str(self._registry))
 
     # --- what is walked ---
 
@@ -202,8 +201,7 @@ class Ingestion:
         if include == "registered":
             runs = self._reader.runs_by_id(self._versions.run_ids(), self._selected_ids(), self._selection.runs)
         counts = self._reader.run_counts(self._selected_ids(), self._selection.runs) if include == "all" else None
-        names = {e.experiment_id: e.name for e in self._experiments.values()}
-        progress = Progress(self._report, names, counts, self._shard)
+        progress = Progress(self._report, self._experiment_names(), counts, self._shard)
         for run in self._read(runs, self._report.runs):
             progress.passed(run)
             yield from self._run(run)
@@ -353,6 +351,9 @@ class Ingestion:
     def _selected(self, experiment: Experiment) -> bool:
         wanted = experiment.lifecycle_stage == "active" or self._selection.runs.include_deleted
         return wanted and self._selection.experiment(experiment.name)
+
+    def _experiment_names(self) -> dict[str, str]:
+        return {id_: experiment.name for id_, experiment in self._experiments.items()}
 
     def _experiment_of(self, run: Run) -> str:
         return self._experiments[run.experiment_id].name

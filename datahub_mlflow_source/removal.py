@@ -139,10 +139,10 @@ class RemovalGuard:
         """What a shard has noted."""
         self._keep.update(state.keep)
         self._incomplete.update(state.incomplete)
-        handler = self._state_provider._usecase_handlers.get(StaleEntityRemovalHandler.compute_job_id(PLATFORM))
+        handler = self._handler()
         for urn in state.sent:
             self.sent(urn)
-            if isinstance(handler, StaleEntityRemovalHandler):
+            if handler:
                 handler.add_entity_to_state("", urn)
 
     def work_units(self, experiments: Mapping[str, str], registry: str) -> Iterator[MetadataWorkUnit]:
@@ -175,12 +175,16 @@ class RemovalGuard:
         """
         ours = f"urn:li:dataset:({PLATFORM_URN},"
         theirs = {urn for urn in self._last_urns if urn.startswith("urn:li:dataset:(") and not urn.startswith(ours)}
-        job = StaleEntityRemovalHandler.compute_job_id(PLATFORM)
-        handler = self._state_provider._usecase_handlers.get(job)
-        if isinstance(handler, StaleEntityRemovalHandler):
+        if handler := self._handler():
             for urn in theirs:
                 handler.add_urn_to_skip(urn)
         return theirs
+
+    def _handler(self) -> StaleEntityRemovalHandler | None:
+        """The framework's, which removes."""
+        job = StaleEntityRemovalHandler.compute_job_id(PLATFORM)
+        handler = self._state_provider._usecase_handlers.get(job)
+        return handler if isinstance(handler, StaleEntityRemovalHandler) else None
 
     def _judge_by_count(self, gone: Iterable[str], all_before: Iterable[str], *, nothing_listed: bool) -> None:
         """Too many of one kind gone at once are a failure, and stay, with what hangs on them.

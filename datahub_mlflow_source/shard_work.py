@@ -121,7 +121,7 @@ def _pipeline(recipe: dict[str, Any], *, dry_run: bool) -> Pipeline:
 def _outcome(pipeline: Pipeline, state: str) -> Outcome:
     source, sink = pipeline.source.get_report(), pipeline.sink.get_report()
     return Outcome(
-        failed=bool(source.failures or sink.failures) or pipeline.has_failures(),
+        failed=pipeline.has_failures(),
         state=state,
         report=source.as_obj(),
         sink_report=sink.as_obj(),

@@ -29,7 +29,7 @@ def main() -> int:
     options = _options()
     empty_folder()
     try:
-        results = _measure(QUICK if options.quick else FULL, options.rounds, options.built_in_rounds)
+        results = _measure(options)
     except StepError as error:
         print(error, file=sys.stderr)
         return 1
@@ -45,17 +45,21 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a tenth of the content: shows that all works, no more")
     parser.add_argument("--rounds", type=int, default=3, help="of ours and of the replay (3)")
     parser.add_argument("--built-in-rounds", type=int, default=1, help="each takes minutes (1)")
+    parser.add_argument(
+        "--server-processes", type=int, default=1, help="of MLflow (1, the hardest to beat; `mlflow server` has 4)"
+    )
     options = parser.parse_args()
-    if min(options.rounds, options.built_in_rounds) < 1:
+    if min(options.rounds, options.built_in_rounds, options.server_processes) < 1:
         parser.error("at least one round of each")
     return options
 
 
-def _measure(bulk: Bulk, rounds: int, built_in_rounds: int) -> Results:
+def _measure(options: argparse.Namespace) -> Results:
+    bulk, processes = QUICK if options.quick else FULL, options.server_processes
     machine = _machine()
-    with mlflow_server(FOLDER / "mlflow") as server, gms_stand_in() as gms:
-        results = Results({**machine, "MLflow server": server.version}, _content(bulk))
-        bench = Bench(server, gms.url, results, rounds, built_in_rounds)
+    with mlflow_server(FOLDER / "mlflow", workers=processes) as server, gms_stand_in() as gms:
+        results = Results({**machine, "MLflow server": f"{server.version}, processes: {processes}"}, _content(bulk))
+        bench = Bench(server, gms.url, results, options.rounds, options.built_in_rounds)
         bench.warm_up()
         bulk_content(server.database, bulk)
         bench.measure()

@@ -135,6 +135,14 @@ class MlflowSourceConfig(
         description="Runs, experiments or versions per request (registered models, and whatever is read from a "
         "database: at most 1000). Lower it when a gateway in between times out.",
     )
+    max_workers: int = Field(
+        default=2,
+        ge=1,
+        le=8,
+        description="How many listings of runs are read from the server at a time, each of some of the experiments. "
+        "Two halve the time of a server with several processes, as MLflow's is unless told otherwise, and cost one "
+        "of a single process nothing. Set 1 to load it less.",
+    )
 
     # --- naming ---
     platform_instance: str | None = Field(

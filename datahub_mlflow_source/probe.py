@@ -87,7 +87,7 @@ class MlflowProbe(ProbeProviderBase):
     def __init__(self, config: MlflowSourceConfig, tracking: Connection, registry: Connection) -> None:
         self.failures: list[str] = []  # what makes an answer incomplete
         self._config = config
-        self._reader = RestReader(tracking, registry, min(config.page_size, MAX_PROBE_ITEMS))
+        self._reader = RestReader(tracking, registry, min(config.page_size, MAX_PROBE_ITEMS), max_workers=1)
         self._tracking, self._registry = MlflowHttp(tracking), MlflowHttp(registry)
         for opened in (self._reader, self._tracking, self._registry):
             self._on_exit(opened.close)

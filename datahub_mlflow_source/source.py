@@ -86,7 +86,7 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
         self.report: MlflowSourceReport = MlflowSourceReport()
         try:
             where = deployment(config, os.environ)
-            self._reader = _reader(where, config.page_size)
+            self._reader = _reader(where, config)
         except RecipeError as error:
             raise _as_validation_error(error) from error
         for warning in where.warnings:
@@ -99,7 +99,7 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
         """Can MLflow be reached and read? For `datahub recipe test-connection` and DataHub's executor."""
         try:
             config = MlflowSourceConfig.model_validate(config_dict)
-            reader = _reader(deployment(config, os.environ), config.page_size)
+            reader = _reader(deployment(config, os.environ), config)
             try:
                 reader.check(config.run_filter)
             finally:
@@ -219,14 +219,14 @@ def _as_validation_error(error: RecipeError) -> ValidationError:
     )
 
 
-def _reader(where: Deployment, page_size: int) -> Reader:
+def _reader(where: Deployment, config: MlflowSourceConfig) -> Reader:
     """Raises RecipeError where something that it needs is not installed."""
     if where.databases:
         from datahub_mlflow_source.readers.sql import SqlReader  # SQLAlchemy: half a second to import
 
-        return SqlReader(*where.databases, page_size)
+        return SqlReader(*where.databases, config.page_size)
     if where.servers:
-        return RestReader(*where.servers, page_size)
+        return RestReader(*where.servers, config.page_size, config.max_workers)
     raise AssertionError("a deployment is one or the other")
 
 

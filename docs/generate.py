@@ -45,7 +45,7 @@ user name and password, else for a token. Then section `[mlflow]` of `~/.mlflow/
 too. Without that either, requests are anonymous.
 """,
         "tracking_uri registry_uri base_external_url username password token headers headers_secret tls "
-        "timeout_seconds max_retries page_size",
+        "timeout_seconds max_retries page_size max_workers",
     ),
     Group(
         "Database",

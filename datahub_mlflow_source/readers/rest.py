@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from datahub_mlflow_source.connection import Connection
@@ -49,10 +51,11 @@ Pages = Iterator[list[Row] | BadRow | Moved]
 class RestReader:
     """MLflow over HTTP: experiments and runs from one server, models and versions from it or another."""
 
-    def __init__(self, tracking: Connection, registry: Connection, page_size: int) -> None:
+    def __init__(self, tracking: Connection, registry: Connection, page_size: int, max_workers: int) -> None:
         self._tracking = MlflowHttp(tracking)
         self._registry = self._tracking if registry == tracking else MlflowHttp(registry)
         self._page_size = min(page_size, _ROWS_PER_PAGE)
+        self._max_workers = max_workers
         self._bad_runs: list[str] = []
         self._naming_seconds = 0.0
 
@@ -138,8 +141,13 @@ class RestReader:
         if scope.latest_per_experiment:
             return _until_broken_off(self._latest_runs(id_, scope) for id_ in ids)
         parts = batches(ids, _EXPERIMENTS_PER_REQUEST)
-        first = [self._runs_of(batch, scope) for batch in islice(parts, 1)]  # its first page is on the way now
-        return chain(*first, chain.from_iterable(self._runs_of(batch, scope) for batch in parts))
+        first = [self._runs_of_batch(batch, scope) for batch in islice(parts, 1)]  # its first pages are on the way now
+        return chain(*first, chain.from_iterable(self._runs_of_batch(batch, scope) for batch in parts))
+
+    def _runs_of_batch(self, experiment_ids: list[str], scope: RunScope) -> Iterator[Run | Unreadable]:
+        """Several listings side by side, as MLflow's server has four processes unless told otherwise."""
+        count = min(self._max_workers, len(experiment_ids))
+        return _merged([self._runs_of(experiment_ids[index::count], scope) for index in range(count)])
 
     def _runs_of(self, experiment_ids: list[str], scope: RunScope) -> Iterator[Run | Unreadable]:
         query = {
@@ -269,6 +277,18 @@ class RestReader:
 
     def _search_runs(self, query: Mapping[str, Any], token: str | None) -> Page:
         return _page(self._tracking.post("runs/search", _with(query, token)), "runs")
+
+
+def _merged(listings: list[Iterator[Run | Unreadable]]) -> Iterator[Run | Unreadable]:
+    """By run id, as each of them is; what has none behind the run before it."""
+
+    def keyed(listing: Iterator[Run | Unreadable]) -> Iterator[tuple[str, Run | Unreadable]]:
+        run_id = ""
+        for record in listing:
+            run_id = record.run_id or run_id
+            yield run_id, record
+
+    return (record for _, record in heapq.merge(*map(keyed, listings), key=itemgetter(0)))
 
 
 def _reason(search: Callable[[str], object], run_id: str) -> str | None:

@@ -115,10 +115,12 @@ def mlflow_server(
     backend_uri: str | None = None,
     extra_env: Mapping[str, str] | None = None,
     basic_auth: bool = False,
+    workers: int = 1,
 ) -> Iterator[MlflowServer]:
     """The MLflow that `python` has, serving: ready for requests, its tables made, gone at the end.
 
-    `directory` takes the database (unless `backend_uri` names one), the artifacts and the log.
+    `directory` takes the database (unless `backend_uri` names one), the artifacts and the log. `workers`: how many
+    processes serve, where `mlflow server` starts four.
     Raises RuntimeError with the end of the log when the server does not come up.
     """
     directory, python = directory.absolute(), python.absolute()  # the server's working folder is another
@@ -132,7 +134,7 @@ def mlflow_server(
         log=directory / "server.log",
         auth=ADMIN if basic_auth else None,
     )
-    command = _command(python, server.release, port, basic_auth)
+    command = _command(python, server.release, port, basic_auth, workers)
     environment = {**_environment(server, directory), **(extra_env or {})}
     with _guarded(command, environment, server.log) as guard, server.session:
         try:
@@ -155,13 +157,14 @@ def _guarded(command: list[str], environment: Mapping[str, str], log: Path) -> s
         )
 
 
-def _command(python: Path, release: tuple[int, int], port: int, basic_auth: bool) -> list[str]:
+def _command(python: Path, release: tuple[int, int], port: int, basic_auth: bool, workers: int) -> list[str]:
     """What `mlflow server` itself runs in the end, without its own imports: twice as fast."""
     if release >= FASTAPI:
         app = ["--factory", "mlflow.server.auth:create_app"] if basic_auth else ["mlflow.server.fastapi_app:app"]
-        return [str(python), "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port), *app]
+        options = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
+        return [str(python), "-m", "uvicorn", *options, *app]
     app = ["mlflow.server.auth:create_app()"] if basic_auth else ["mlflow.server:app"]
-    return [str(python), "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "1", *app]
+    return [str(python), "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", str(workers), *app]
 
 
 def _environment(server: MlflowServer, directory: Path) -> dict[str, str]:

@@ -100,7 +100,8 @@ class FakeMlflow:
         return self._page("model_versions", self.versions, query, _version)
 
     def _runs(self, query: Row) -> Answer:
-        runs = [run for run in self.runs if self._meets(_run_id(run), query["filter"])]
+        among = [run for run in self.runs if _experiment_of(run) in query["experiment_ids"]]
+        runs = [run for run in among if self._meets(_run_id(run), query["filter"])]
         if "start_time" in query.get("order_by", [""])[0]:
             runs.sort(key=lambda run: -run["info"]["start_time"])
         elif "order_by" in query:
@@ -137,6 +138,11 @@ def _one_each(url: str) -> Row:
 def _run_id(row: Any) -> str:
     info = row.get("info") if isinstance(row, dict) else None
     return str(info.get("run_id")) if isinstance(info, dict) else ""
+
+
+def _experiment_of(row: Any) -> str:
+    info = row.get("info") if isinstance(row, dict) else None
+    return str(info.get("experiment_id")) if isinstance(info, dict) else "1"
 
 
 def _experiment_id(row: Any) -> str:

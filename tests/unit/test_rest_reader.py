@@ -30,8 +30,8 @@ def mlflow() -> Iterator[FakeMlflow]:
         yield fake
 
 
-def open_reader(page_size: int = 1000, registry_url: str = URL) -> RestReader:
-    return RestReader(Connection(URL, max_retries=0), Connection(registry_url, max_retries=0), page_size)
+def open_reader(page_size: int = 1000, registry_url: str = URL, max_workers: int = 1) -> RestReader:
+    return RestReader(Connection(URL, max_retries=0), Connection(registry_url, max_retries=0), page_size, max_workers)
 
 
 def ids_of(records: Iterable[Any]) -> list[str]:
@@ -154,6 +154,22 @@ class TestRuns:
         list(open_reader().runs(map(str, range(1200)), ALL))
         assert [len(query["experiment_ids"]) for query in mlflow.queries("runs/search")] == [500, 500, 200]
 
+    def test_several_listings_come_as_one(self, mlflow: FakeMlflow) -> None:
+        """Their order does not depend on which of them MLflow answers first."""
+        mlflow.runs = [
+            make_run_row(run_id, experiment_id=experiment)
+            for run_id, experiment in zip("abcdef", "113321", strict=True)
+        ]
+        assert ids_of(open_reader(max_workers=2).runs("123", ALL)) == list("abcdef")
+        assert sorted(query["experiment_ids"] for query in mlflow.queries("runs/search")) == [["1", "3"], ["2"]]
+
+    def test_a_bad_one_is_left_out_of_its_listing_only(self, mlflow: FakeMlflow) -> None:
+        mlflow.runs = [make_run_row(run_id, experiment_id=str(1 + index % 2)) for index, run_id in enumerate(HEX_IDS)]
+        mlflow.bad = {HEX_IDS[2]}
+        found = list(open_reader(page_size=2, max_workers=2).runs("12", ALL))
+        assert ids_of(found) == [run_id for run_id in HEX_IDS if run_id not in mlflow.bad]
+        assert [record.run_id for record in unreadable(found)] == [HEX_IDS[2]]
+
     @pytest.mark.parametrize("looks_ahead", [False, True], ids=["before 3.10", "since 3.10"])
     @pytest.mark.parametrize("page_size", [1, 3, 1000])
     def test_bad_ones_are_left_out_and_named(self, mlflow: FakeMlflow, page_size: int, looks_ahead: bool) -> None:
@@ -189,7 +205,7 @@ class TestRuns:
         ]
 
     def test_the_scope_holds_while_a_bad_one_is_named(self, mlflow: FakeMlflow) -> None:
-        mlflow.runs, mlflow.bad = [make_run_row(HEX_IDS[0])], {HEX_IDS[0]}
+        mlflow.runs, mlflow.bad = [make_run_row(HEX_IDS[0], experiment_id="7")], {HEX_IDS[0]}
         scope = RunScope(include_deleted=True, filter="metrics.auc > 0.8")
         assert [record.run_id for record in unreadable(open_reader().runs(["7"], scope))] == [HEX_IDS[0]]
         for query in mlflow.queries("runs/search"):
@@ -206,7 +222,7 @@ class TestLatestRuns:
 
     @pytest.mark.usefixtures("runs")
     def test_only_so_many_of_each_experiment_come_in_one_request_each(self, mlflow: FakeMlflow) -> None:
-        assert ids_of(open_reader().runs(["1", "2"], self.LATEST)) == ["f", "e", "d"] * 2
+        assert ids_of(open_reader().runs(["1", "2"], self.LATEST)) == ["f", "e", "d"]
         queries = mlflow.queries("runs/search")
         assert [query["experiment_ids"] for query in queries] == [["1"], ["2"]]
         assert queries[0]["order_by"] == ["attributes.start_time DESC", "attributes.run_id ASC"]

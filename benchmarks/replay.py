@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import pickle
-import tempfile
 from collections.abc import Iterable
 
 from datahub.ingestion.api.common import PipelineContext
@@ -13,6 +12,8 @@ from datahub.ingestion.api.workunit import MetadataWorkUnit
 
 from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.source import MlflowSource
+
+_END = "end"
 
 
 class ReplaySource(MlflowSource):
@@ -32,26 +33,26 @@ class ReplaySource(MlflowSource):
         return iter(self._collected)
 
 
-class StoredReplaySource(MlflowSource):
-    """The same from a file, for more than fits into memory: for what the framework needs of that, not for its speed."""
+class PipedReplaySource(MlflowSource):
+    """The same out of another process, for more than fits into memory.
+
+    For what the framework needs of that, not for its speed: work units are made while earlier ones are handed out.
+    """
 
     def __init__(self, config: MlflowSourceConfig, ctx: PipelineContext) -> None:
         super().__init__(config, ctx)
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the source lives
-        # In a process of its own, or what making them took would count as well.
-        writer = os.fork()
-        if writer == 0:
-            for unit in super().get_workunits_internal():
-                pickle.dump(unit, self._file)
-            self._file.flush()
+        receiver, sender = os.pipe()
+        if os.fork() == 0:  # and never waited for, or its memory would count as this process's
+            os.close(receiver)
+            with os.fdopen(sender, "wb") as stream:
+                for unit in super().get_workunits_internal():
+                    pickle.dump(unit, stream)
+                pickle.dump(_END, stream)
             os._exit(0)
-        if os.waitpid(writer, 0)[1]:
-            raise RuntimeError("the work units could not be made")
-        self._file.seek(0)
+        os.close(sender)
+        self._stream = os.fdopen(receiver, "rb")
 
     def get_workunits_internal(self) -> Iterable[MetadataWorkUnit]:
-        while True:
-            try:
-                yield pickle.load(self._file)  # noqa: S301 - our own
-            except EOFError:
-                return
+        """Raises EOFError where making them failed."""
+        while (unit := pickle.load(self._stream)) != _END:  # noqa: S301 - our own
+            yield unit

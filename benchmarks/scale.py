@@ -49,9 +49,9 @@ class Scale:
             "SQL": ("ours", {"backend_store_uri": server.backend_uri, "tracking_uri": server.url}),
             "REST": ("ours", {"tracking_uri": server.url}),
             "replay": ("replay", {"backend_store_uri": server.backend_uri, "tracking_uri": server.url}),
-            "replay from disk": ("stored", {"backend_store_uri": server.backend_uri, "tracking_uri": server.url}),
+            "replay from a pipe": ("piped", {"backend_store_uri": server.backend_uri, "tracking_uri": server.url}),
         }
-        types = {**SOURCE_TYPES, "stored": "benchmarks.replay.StoredReplaySource"}
+        types = {**SOURCE_TYPES, "piped": "benchmarks.replay.PipedReplaySource"}
         for _ in range(self.rounds):
             for source in sources:
                 kind, config = configs[source]
@@ -117,7 +117,7 @@ class Scale:
             + [f"{self.middle(what, size, 'seconds') / size * 1e6:.0f}", f"{self.middle(what, size, 'peak_mb'):.0f}"]
             + [f"{self.found[what, size][0].get(key, 0):,.3g}" for key in ("requests", "p95_ms", "slowest_ms")]
             for size in sizes
-            for what in ("ingest: SQL", "ingest: replay from disk")
+            for what in ("ingest: SQL", "ingest: replay from a pipe")
             if (what, size) in self.found
         ]
         more = ["growth", "runs", "s", "µs per run", "peak MB", "statements", "p95 ms", "slowest ms"]
@@ -156,7 +156,7 @@ def main() -> int:
         scale.rounds = 1
         for size in sizes:
             with filled(options.database, size) as server:
-                scale.ingesting(server, size, ("SQL", "replay from disk"))
+                scale.ingesting(server, size, ("SQL", "replay from a pipe"))
     except StepError as error:
         print(error, file=sys.stderr)
         return 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from datahub_mlflow_source import __version__
+from datahub_mlflow_source.progress import pace
 from datahub_mlflow_source.shard_pool import DaskCluster, LostError, Processes, cores
 from datahub_mlflow_source.shard_report import merged, shown
 
@@ -126,7 +127,7 @@ def _bar(shards: int) -> Iterator[Tell]:
     with click.progressbar(
         length=1000, label="runs", item_show_func=lambda _: f"{sum(runs):,}", file=sys.stderr, update_min_steps=1
     ) as bar:
-        told = time.monotonic()
+        told = began = time.monotonic()
 
         def tell(index: int, share: float, read: int) -> None:
             nonlocal told
@@ -134,9 +135,10 @@ def _bar(shards: int) -> Iterator[Tell]:
             done = sum(shares) / shards
             bar.update(int(1000 * done) - bar.pos)
             # In a log no bar can move.
-            if not sys.stderr.isatty() and time.monotonic() - told >= _TOLD_EVERY_SECONDS:
-                told = time.monotonic()
-                click.echo(f"{sum(runs):,} runs, {done:.0%}", err=True)
+            now = time.monotonic()
+            if not sys.stderr.isatty() and now - told >= _TOLD_EVERY_SECONDS:
+                told = now
+                click.echo(f"{sum(runs):,} runs, {done:.0%}, in {pace(sum(runs), now - began, done)}", err=True)
 
         yield tell
         bar.update(1000 - bar.pos)

@@ -2,8 +2,9 @@
 
     ConnectorError
     ├── RecipeError      the recipe must change: stops before anything is read
-    └── ServerError      MLflow cannot be read: stops, or loses one listing
-        └── PageError    the server failed on this page (a 500): the page is taken apart
+    ├── ServerError      MLflow cannot be read: stops, or loses one listing
+    │   └── PageError    the server failed on this page (a 500): the page is taken apart
+    └── GivenUpError     nobody waits for this shard any more: stops
 
 Messages are for people: what failed, where, and what to check, with recipe keys in backticks
 and never a secret. What is left out because of one odd entity is no exception but an
@@ -32,3 +33,7 @@ class ServerError(ConnectorError):
 
 class PageError(ServerError):
     """MLflow answered 500: one row that it can't convert spoils the whole page."""
+
+
+class GivenUpError(ConnectorError):
+    """Whoever started this shard has ended, by Ctrl-C for instance."""

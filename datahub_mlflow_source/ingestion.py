@@ -36,7 +36,7 @@ from datahub_mlflow_source.mapping.urns import (
     registry_urn,
     run_urn,
 )
-from datahub_mlflow_source.progress import Progress
+from datahub_mlflow_source.progress import STAGE_OF_RUNS, Progress
 from datahub_mlflow_source.readers.base import WHOLE, Reader, RunScope
 from datahub_mlflow_source.records import Experiment, ModelVersion, RegisteredModel, Run, Unreadable
 from datahub_mlflow_source.removal import RemovalGuard, datahub_has
@@ -123,7 +123,7 @@ class Ingestion:
         runs = self._runs_of_selected()
         with self._report.new_stage("Registry"):
             self._read_registry()
-        with self._report.new_stage("Runs and the versions they made"):
+        with self._report.new_stage(STAGE_OF_RUNS):
             yield from self._all_runs(runs)
         if self._leads:
             with self._report.new_stage("Versions of other runs or none"):

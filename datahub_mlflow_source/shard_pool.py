@@ -107,11 +107,12 @@ class Processes:
 def _shard(sender: Connection, recipe: Recipe, index: int, count: int, dry_run: bool) -> None:
     from datahub_mlflow_source.shard_work import run_shard, said_of
 
-    def tell(share: float, runs: int) -> None:
+    def tell(share: float, runs: int) -> bool:
         try:
             sender.send((share, runs))
         except OSError:  # whoever started this is no more
             os._exit(1)
+        return True
 
     sender.send(said_of(lambda: run_shard(recipe, index, count, tell, dry_run=dry_run)))
 
@@ -177,9 +178,11 @@ def _on_dask(recipe: Recipe, index: int, count: int, run_key: str, dry_run: bool
     from datahub_mlflow_source.shard_work import run_shard, said_of
 
     worker = get_worker()
+    task = worker.state.tasks[worker.get_current_task()]
 
-    def tell(share: float, runs: int) -> None:
+    def tell(share: float, runs: int) -> bool:
         worker.log_event(_DASK_TOPIC, (run_key, index, share, runs))
+        return bool(task.state == "executing")
 
     # Nothing may escape: Dask would log the arguments, which hold the recipe's secrets.
     return said_of(lambda: run_shard(recipe, index, count, tell, dry_run=dry_run))

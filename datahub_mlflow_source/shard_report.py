@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
+
+from datahub_mlflow_source.progress import STAGE_OF_RUNS
 
 _NOTHING_PRODUCED = "No metadata was produced by the source"
 _MOST_EXAMPLES = 10  # as DataHub's own reports have it
@@ -17,6 +20,9 @@ _SHOWN = (
     "requests_sent",
     "query_p95_millis",
     "query_slowest_millis",
+    "runs_a_second",
+    "slowest_seconds_by_stage",
+    "runs_by_experiment",
     "experiments",
     "runs",
     "datasets",
@@ -32,6 +38,10 @@ _SHOWN = (
 )
 
 
+_STAGE = re.compile(r"\(\w+, (.*) at \d{4}-.*\)")  # as DataHub's ingestion_stage_durations names it
+_NUMBER = re.compile(r"\d[\d,]*")
+
+
 def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Counts added up, examples joined, what was said by several said once."""
     found: dict[str, Any] = {}
@@ -42,6 +52,8 @@ def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _both(key: str, one: Any, other: Any) -> Any:
+    if key == "runs_by_experiment":
+        return {name: _added(one.get(name), other.get(name)) for name in {**one, **other}}
     if isinstance(one, dict) and isinstance(other, dict):
         return merged([one, other])
     if isinstance(one, list) and isinstance(other, list):
@@ -49,6 +61,27 @@ def _both(key: str, one: Any, other: Any) -> Any:
     if isinstance(one, (int, float)) and isinstance(other, (int, float)):
         return max(one, other) if key.startswith(_NOT_ADDED) else one + other
     return one
+
+
+def _added(one: str | None, other: str | None) -> str:
+    """`3 of 1,000` and `4 of 1,000` are `7 of 2,000`."""
+    if one is None or other is None:
+        return one or other or ""
+    others = iter(_NUMBER.findall(other))
+    return _NUMBER.sub(lambda number: f"{_int(number[0]) + _int(next(others, '0')):,}", one)
+
+
+def _int(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def _by_stage(report: Mapping[str, Any]) -> dict[str, float]:
+    """How long the slowest shard was at it, in seconds."""
+    slowest: dict[str, float] = {}
+    for said, seconds in (report.get("ingestion_stage_durations") or {}).items():
+        if (found := _STAGE.fullmatch(said)) and isinstance(seconds, (int, float)):
+            slowest[found[1]] = max(float(seconds), slowest.get(found[1], 0.0))
+    return slowest
 
 
 def _examples(one: list[Any], other: list[Any]) -> list[Any]:
@@ -83,6 +116,10 @@ def _without_nothing(value: Any) -> Any:
 
 def shown(report: dict[str, Any], sink_report: dict[str, Any]) -> str:
     """What a person wants to see at the end."""
+    stages = _by_stage(report)
+    seconds = stages.get(STAGE_OF_RUNS)
+    rate = round(report["runs"]["read"] / seconds) if seconds else 0
+    report = {**report, "runs_a_second": rate, "slowest_seconds_by_stage": stages}
     chosen = {key: counts for key in _SHOWN if (counts := _without_nothing(report.get(key)))}
     if report.get("events_produced"):  # which the framework misses in each part that has nothing of its own
         warnings = [warning for warning in chosen.pop("warnings", []) if warning.get("title") != _NOTHING_PRODUCED]

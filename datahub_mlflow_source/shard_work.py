@@ -37,8 +37,8 @@ class Outcome:
     sink_report: dict[str, Any] = field(default_factory=dict)
 
 
-# Is told how much of the shard's runs is read, from 0 to 1, and how many that are.
-Tell = Callable[[float, int], None]
+# Is told how much of the shard's runs is read, from 0 to 1, and how many that are; says whether anybody waits for it.
+Tell = Callable[[float, int], bool]
 
 
 def said_of(work: Callable[[], Outcome]) -> Outcome:
@@ -67,7 +67,7 @@ def run_shard(recipe: Recipe, index: int, count: int, tell: Tell, *, dry_run: bo
 
     def watch() -> None:
         while not ended.wait(_TOLD_EVERY_SECONDS):
-            tell(source.report.share_of_runs, source.report.runs.read)
+            source.given_up = not tell(source.report.share_of_runs, source.report.runs.read)
 
     watcher = threading.Thread(target=watch, name="mlflow-shard-progress", daemon=True)
     watcher.start()

@@ -30,7 +30,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.config_blocks import RemovalConfig
 from datahub_mlflow_source.connection import Deployment, deployment
-from datahub_mlflow_source.errors import RecipeError, ServerError
+from datahub_mlflow_source.errors import GivenUpError, RecipeError, ServerError
 from datahub_mlflow_source.ingestion import Ingestion, Selection
 from datahub_mlflow_source.mapping.rules import Limits, Rules, Web
 from datahub_mlflow_source.mapping.urns import PLATFORM, Naming
@@ -64,6 +64,7 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
 
     Attributes:
         closing_follows: set by who runs shards and the closing step behind them: datasets are left to that.
+        given_up: set, from another thread, when nobody waits for this any more.
         shard_state: what a shard leaves for the closing step, once it has come to its end.
     """
 
@@ -78,6 +79,7 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
         super().__init__(config, ctx)
         self.config = config
         self.closing_follows = False
+        self.given_up = False
         self.shard_state: ShardState | None = None
         self._shard_handler: ShardHandler | None = None
         if config.shard and config.stateful_ingestion and config.stateful_ingestion.enabled:
@@ -141,7 +143,10 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
         )
         ingestion = Ingestion(self._reader, self._rules, selection, guard, self.report, self.ctx.graph)
         try:
-            yield from ingestion.work_units()
+            for unit in ingestion.work_units():
+                if self.given_up:
+                    raise GivenUpError("nobody waits for this any more")
+                yield unit
             if shard:
                 self.shard_state = ingestion.shard_state()
                 if self._shard_handler and not self.closing_follows:

@@ -246,6 +246,26 @@ def test_on_a_dask_cluster_that_loses_a_worker_the_result_is_the_same(tmp_path: 
         _comes_to_all_of_it(running, database, gms)
 
 
+def test_ctrl_c_ends_what_dask_has_begun(tmp_path: Path, gms: GmsStandIn) -> None:
+    with _filled(tmp_path / "bulk") as database, _dask(tmp_path) as (scheduler, _):
+        config = {"backend_store_uri": database, "stateful_ingestion": {"enabled": True}}
+        recipe = _recipe(tmp_path, config, _into(gms), "shards")
+        running = _started("ingest", "-c", str(recipe), "--shards", "2", "--scheduler", scheduler)
+        _until(lambda: len(gms.urns("dataProcessInstance")) > 10)
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=240)
+        assert running.returncode not in (0, None)
+        sent: list[int] = []
+        _until(lambda: sent[-60:] == 60 * [_count_into(sent, gms)])  # nothing more for 3 seconds
+        assert sent[-1] < RUNS
+        assert not gms.urns("dataJob")
+
+
+def _count_into(counts: list[int], gms: GmsStandIn) -> int:
+    counts.append(len(gms.urns("dataProcessInstance")))
+    return counts[-1]
+
+
 def test_a_dask_cluster_without_workers_is_told(
     rich: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

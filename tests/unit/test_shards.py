@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from datahub_mlflow_source.config import MlflowSourceConfig
+from datahub_mlflow_source.progress import STAGE_OF_RUNS
 from datahub_mlflow_source.readers.base import WHOLE, Shard
 from datahub_mlflow_source.shard_report import merged, shown
 
@@ -85,3 +86,24 @@ def test_what_is_shown_leaves_out_what_is_nothing() -> None:
     report = {"runs": {"read": 5, "sent": 5, "failed": 0}, "models": {"read": 0}, "cut": [], "aspects": {"x": 1}}
     text = shown(report, {"total_records_written": 12, "failures": []})
     assert yaml.safe_load(text) == {"source": {"runs": {"read": 5, "sent": 5}}, "sink": {"records_written": 12}}
+
+
+def test_the_pace_of_all_and_the_slowest_shard_of_each_stage_are_shown() -> None:
+    def report(read: int, seconds: float, churn: str) -> dict[str, Any]:
+        stages = {
+            f"(Ingestion, {STAGE_OF_RUNS} at 2026-01-01 00:00:0{read}+00:00)": seconds,
+            f"(Ingestion, Datasets at 2026-01-01 00:01:0{read}+00:00)": 0.5,
+        }
+        return {
+            "runs": {"read": read},
+            "ingestion_stage_durations": stages,
+            "runs_by_experiment": {"churn": churn, f"of {read}": "1"},
+        }
+
+    found = yaml.safe_load(shown(merged([report(1, 2.0, "1,999 of 2,000"), report(9, 4.0, "1 of 1,000")]), {}))
+    assert found["source"] == {
+        "runs_a_second": 2,
+        "slowest_seconds_by_stage": {STAGE_OF_RUNS: 4.0, "Datasets": 0.5},
+        "runs_by_experiment": {"churn": "2,000 of 3,000", "of 1": "1", "of 9": "1"},
+        "runs": {"read": 10},
+    }

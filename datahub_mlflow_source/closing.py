@@ -11,9 +11,12 @@ from datahub.ingestion.api.workunit import MetadataWorkUnit
 
 from datahub_mlflow_source.errors import RecipeError
 from datahub_mlflow_source.mapping.rules import alive
+from datahub_mlflow_source.mapping.urns import logged_model_urn
+from datahub_mlflow_source.outgoing import Outgoing
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.source import MlflowSource
 from datahub_mlflow_source.state.shards import NEEDED, HeldDataset, ShardState, left_behind
+from datahub_mlflow_source.superseded import superseded_units
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ class ClosingSource(MlflowSource):
         for state in states:
             guard.take(state)
         self._keep_what_nobody_sent(states, guard)
+        yield from self._superseded(states, guard)
         # The framework removes nothing where nothing was sent.
         yield MetadataChangeProposalWrapper(entityUrn=states[0].registry, aspect=alive()).as_workunit()
         yield from guard.work_units(states[0].experiments, states[0].registry)
@@ -89,6 +93,16 @@ class ClosingSource(MlflowSource):
                 message="Their run went away between the shards, or could not be read. They stay as they were.",
                 context=f"{len(unsent)}, as {min(unsent)}",
             )
+
+    def _superseded(self, states: Iterable[ShardState], guard: RemovalGuard) -> Iterable[MetadataWorkUnit]:
+        registered = {
+            model_id: version
+            for state in states
+            for model_id, version in state.registered.items()
+            if guard.may_have_been_sent(str(logged_model_urn(model_id, self._rules.naming)))
+        }
+        outgoing = Outgoing(self.report, guard, says_status=self.ctx.graph is None)
+        return superseded_units(registered, self._rules, outgoing, self.ctx.graph)
 
     def _datasets(self, states: Iterable[ShardState]) -> Iterable[MetadataWorkUnit]:
         """Each as the latest run has it, whichever shard's that is."""

@@ -29,11 +29,13 @@ from datahub_mlflow_source.addresses import scheme_of, why_no_database, why_not,
 from datahub_mlflow_source.config_blocks import (
     DatabaseConfig,
     LimitsConfig,
+    LoggedModelsConfig,
     RecipeModel,
     RemovalConfig,
     ShardConfig,
     TlsConfig,
     nearest,
+    regexes_compile,
 )
 from datahub_mlflow_source.errors import RecipeError
 
@@ -208,6 +210,14 @@ class MlflowSourceConfig(
         description="Takes the dataset inputs of runs, as datasets of platform `mlflow` that link to the real "
         "dataset behind them.",
     )
+    include_logged_models: bool = Field(
+        default=True,
+        description="Takes the models that MLflow 3 keeps for each time one is logged: into the version that was made "
+        "of one, with its params and metrics, and as models of their own where there is none.",
+    )
+    logged_models: LoggedModelsConfig = Field(
+        default_factory=LoggedModelsConfig, description="Which of those that were not registered are taken."
+    )
     include_artifacts: Literal["none"] = Field(
         default="none",
         description="Model files are not read yet: `none` (or false) is all there is.",
@@ -282,17 +292,9 @@ class MlflowSourceConfig(
             values["include_artifacts"] = "none"
         return values
 
-    @field_validator("experiment_pattern", "model_pattern", "run_name_pattern", "run_user_pattern")
-    @classmethod
-    def _regexes_compile(cls, pattern: AllowDenyPattern) -> AllowDenyPattern:
-        for expression in [*pattern.allow, *pattern.deny]:
-            try:
-                re.compile(expression)
-            except re.error as error:
-                raise RecipeError(
-                    f"{expression!r} is no regular expression: {error}. (These are not globs: `.*` matches anything.)"
-                ) from error
-        return pattern
+    _regexes_compile = field_validator("experiment_pattern", "model_pattern", "run_name_pattern", "run_user_pattern")(
+        regexes_compile
+    )
 
     @field_validator("tracking_uri", "registry_uri")
     @classmethod

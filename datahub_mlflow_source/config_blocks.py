@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any
 
-from datahub.configuration.common import ConfigModel
+from datahub.configuration.common import AllowDenyPattern, ConfigModel
 from datahub.ingestion.source.state.stale_entity_removal_handler import StatefulStaleMetadataRemovalConfig
-from pydantic import ConfigDict, Field, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from datahub_mlflow_source.errors import RecipeError
 
@@ -39,6 +40,18 @@ def nearest(key: str, known: list[str]) -> str:
     """What to say of an unknown key."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"Did you mean `{near[0]}`?" if near else f"Known keys: {', '.join(sorted(known))}."
+
+
+def regexes_compile(pattern: AllowDenyPattern) -> AllowDenyPattern:
+    """For patterns, as a validator."""
+    for expression in [*pattern.allow, *pattern.deny]:
+        try:
+            re.compile(expression)
+        except re.error as error:
+            raise RecipeError(
+                f"{expression!r} is no regular expression: {error}. (These are not globs: `.*` matches anything.)"
+            ) from error
+    return pattern
 
 
 class TlsConfig(RecipeModel):
@@ -103,6 +116,20 @@ class ShardConfig(RecipeModel):
         if self.index >= self.count:
             raise RecipeError(f"`shard.index` is {self.index}: of {self.count} shards the last is {self.count - 1}")
         return self
+
+
+class LoggedModelsConfig(RecipeModel):
+    """Which logged models become entities of their own. Those that were registered are part of their version."""
+
+    pattern: AllowDenyPattern = Field(
+        default_factory=AllowDenyPattern.allow_all,
+        description="Which to take by name, as the code that logged them calls them.",
+    )
+    max_per_run: PositiveInt = Field(
+        default=100, description="Takes only so many of one run, the latest: a training may log one at each checkpoint."
+    )
+
+    _regexes_compile = field_validator("pattern")(regexes_compile)
 
 
 class LimitsConfig(RecipeModel):

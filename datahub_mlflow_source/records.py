@@ -23,6 +23,15 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelMetric(Metric):
+    """The last value logged under a key for a logged model on a dataset, or on none. NaN reads as 0: MLflow's loss."""
+
+    run_id: str  # of the run that logged it: the model's own, or one that evaluated it
+    dataset_name: str  # "" where it is of no dataset
+    dataset_digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetInput:
     """A dataset that a run says it read."""
 
@@ -90,9 +99,29 @@ class ModelVersion:
     tags: Tags
     aliases: tuple[str, ...]  # sorted; joined in from the registered model
     aliases_known: bool = True  # False where that could not be read, or was not there yet when models were listed
+    model_id: str = ""  # of the logged model that was registered; empty before MLflow 3, and for other sources
 
 
-Kind = Literal["experiment", "run", "registered model", "model version"]
+@dataclass(frozen=True, slots=True)
+class LoggedModel:
+    """A model that MLflow 3 keeps whether it is registered or not."""
+
+    model_id: str  # m-<32 hex digits>
+    name: str  # what the code that logged it called it: many have the same
+    experiment_id: str
+    source_run_id: str  # empty where it was logged outside a run
+    model_type: str  # what people say it is; mostly empty
+    status: str  # PENDING, READY, FAILED, UNSPECIFIED
+    status_message: str
+    artifact_uri: str
+    creation_time: int | None
+    last_updated_time: int | None
+    params: Tags
+    metrics: tuple[ModelMetric, ...]  # sorted by key, dataset
+    tags: Tags
+
+
+Kind = Literal["experiment", "run", "registered model", "model version", "logged model"]
 
 
 @dataclass(frozen=True, slots=True)

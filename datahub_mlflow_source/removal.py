@@ -50,6 +50,7 @@ _TYPES_OF: dict[Kind, tuple[str, ...]] = {
     "run": (DatasetUrn.ENTITY_TYPE,),
     "registered model": (MlModelGroupUrn.ENTITY_TYPE, MlModelUrn.ENTITY_TYPE),
     "model version": (MlModelUrn.ENTITY_TYPE,),
+    "logged model": (MlModelUrn.ENTITY_TYPE,),
 }
 # Permission that was lost looks like deletion: MLflow leaves out of a search what one may not read. So what is gone is
 # judged by its share, type by type, and with it what hangs on it. Not judged are datasets by name alone, which the
@@ -77,7 +78,11 @@ def datahub_has(graph: DataHubGraph | None, urn: str) -> bool:
 
 
 class RemovalGuard:
-    """Follows one ingestion and, at its end, keeps alive what is missing for no good reason."""
+    """Follows one ingestion and, at its end, keeps alive what is missing for no good reason.
+
+    Attributes:
+        collects: it is a shard's, which judges nothing, and notes all for the closing step.
+    """
 
     def __init__(
         self,
@@ -86,20 +91,20 @@ class RemovalGuard:
         ctx: PipelineContext,
         report: MlflowSourceReport,
         *,
-        collects: bool = False,  # a shard's: judges nothing, and notes all for the closing step
+        collects: bool = False,
     ) -> None:
         self._config = config
         self._state_provider = state_provider
         self._graph = ctx.graph
         self._report = report
-        self._collects = collects
+        self.collects = collects
         self._sent: set[str] = set()
         self._keep: set[str] = set()
         self._incomplete: set[str] = set()  # entity types
 
     def sent(self, urn: str) -> None:
         """This entity is there. Remembered only of those that could be missed: memory must not grow with runs."""
-        if urn in self._last_urns or (self._collects and not urn.startswith(_NEVER_REMOVED)):
+        if urn in self._last_urns or (self.collects and not urn.startswith(_NEVER_REMOVED)):
             self._sent.add(urn)
 
     def keep(self, urn: str) -> None:
@@ -112,7 +117,7 @@ class RemovalGuard:
 
     def run_unreadable(self, urn: DataProcessInstanceUrn) -> None:
         """The datasets of such a run stay: those that DataHub knows of, or all where there is no one to ask."""
-        if not (self._last_urns or self._collects):
+        if not (self._last_urns or self.collects):
             return
         try:
             inputs = self._graph.get_aspect(str(urn), DataProcessInstanceInputClass) if self._graph else None
@@ -130,6 +135,10 @@ class RemovalGuard:
         if self._last_urns:
             return urn in self._last_urns
         return datahub_has(self._graph, urn)
+
+    def may_have_been_sent(self, urn: str) -> bool:
+        """Whether an earlier ingestion sent it: a shard can't know."""
+        return self.collects or urn in self._last_urns
 
     def leave(self, state: ShardState) -> None:
         """What this shard has noted, for the closing step."""

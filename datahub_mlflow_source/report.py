@@ -42,6 +42,7 @@ class MlflowSourceReport(StaleEntityRemovalSourceReport):
     datasets: Tally = field(default_factory=Tally)
     models: Tally = field(default_factory=Tally)
     versions: Tally = field(default_factory=Tally)
+    logged_models: Tally = field(default_factory=Tally)  # that no version was made of
     kept_although_not_read: int = 0  # entities of an earlier ingestion, not removed because of an error
     cut: LossyList[str] = field(default_factory=LossyList)  # more than `limits` allow
     names_shortened: LossyList[str] = field(default_factory=LossyList)  # longer than DataHub's URNs may be

@@ -28,6 +28,7 @@ _SHOWN = (
     "datasets",
     "models",
     "versions",
+    "logged_models",
     "kept_although_not_read",
     "cut",
     "names_shortened",

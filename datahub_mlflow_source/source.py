@@ -31,13 +31,14 @@ from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.config_blocks import RemovalConfig
 from datahub_mlflow_source.connection import Deployment, deployment
 from datahub_mlflow_source.errors import GivenUpError, RecipeError, ServerError
-from datahub_mlflow_source.ingestion import Ingestion, Selection
+from datahub_mlflow_source.ingestion import Ingestion
 from datahub_mlflow_source.mapping.rules import Limits, Rules, Web
 from datahub_mlflow_source.mapping.urns import PLATFORM, Naming
 from datahub_mlflow_source.readers.base import WHOLE, Reader, RunScope, Shard
 from datahub_mlflow_source.readers.rest import RestReader
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.report import MlflowSourceReport
+from datahub_mlflow_source.selection import Selection
 from datahub_mlflow_source.state.shards import ShardHandler, ShardState
 
 _DAY_MILLIS = 24 * 60 * 60 * 1000
@@ -291,6 +292,9 @@ def selection_of(config: MlflowSourceConfig) -> Selection:
         runs=scope,
         include_runs=config.include_runs,
         include_datasets=config.include_datasets,
+        include_logged_models=config.include_logged_models,
+        logged_model=config.logged_models.pattern.allowed,
+        most_logged_models=config.logged_models.max_per_run,
         stage_tags=config.stage_tags,
         patches=False,
         versions_in_memory=config.versions_in_memory,

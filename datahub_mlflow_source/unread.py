@@ -14,11 +14,13 @@ class Unread:
     Attributes:
         run_ids: runs that could not be read or mapped.
         runs_missing: some could not be read, and nobody knows which.
+        logged_models_missing: so of them.
     """
 
     def __init__(self, report: MlflowSourceReport, guard: RemovalGuard, naming: Naming) -> None:
         self.run_ids: set[str] = set()
         self.runs_missing = False
+        self.logged_models_missing = False
         self._report, self._guard, self._naming = report, guard, naming
         self._nameless_runs = 0  # unreadable ones whose id was not found out
 
@@ -68,5 +70,6 @@ class Unread:
             self.run(record.run_id)
             return
         self._guard.listing_incomplete(record.kind)
+        self.logged_models_missing |= record.kind == "logged model"
         if record.kind == "experiment" or (record.kind == "run" and not record.changed_meanwhile):
             self.runs_missing = True

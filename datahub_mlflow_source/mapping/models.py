@@ -6,25 +6,26 @@ from collections.abc import Sequence
 
 from datahub.metadata.schema_classes import (
     AuditStampClass,
-    BaseDataClass,
     ContainerClass,
     MetadataAttributionClass,
     MLModelGroupPropertiesClass,
     MLModelPropertiesClass,
-    SourceCodeClass,
-    SourceCodeUrlClass,
-    SourceCodeUrlTypeClass,
     TimeStampClass,
-    TrainingDataClass,
     VersionPropertiesClass,
     VersionTagClass,
     _Aspect,
 )
 from datahub.metadata.urns import ContainerUrn
 
-from datahub_mlflow_source.mapping.code import source_code_url
-from datahub_mlflow_source.mapping.datasets import InputDataset, is_evaluation
+from datahub_mlflow_source.mapping.datasets import InputDataset
 from datahub_mlflow_source.mapping.experiments import time_stamp
+from datahub_mlflow_source.mapping.logged_models import (
+    CONNECTOR,
+    folded_metrics,
+    folded_params,
+    folded_properties,
+    origin,
+)
 from datahub_mlflow_source.mapping.rules import NOTE, Entity, Rules, Trim, platform_aspects, tag_value
 from datahub_mlflow_source.mapping.runs import hyper_params, metrics
 from datahub_mlflow_source.mapping.urns import (
@@ -34,7 +35,7 @@ from datahub_mlflow_source.mapping.urns import (
     user_urn,
     version_set_urn,
 )
-from datahub_mlflow_source.records import ModelVersion, RegisteredModel, Run, Tags
+from datahub_mlflow_source.records import LoggedModel, ModelVersion, RegisteredModel, Run, Tags
 from datahub_mlflow_source.redaction import is_secret_key, redact
 
 MODEL_GROUP = "ML Model Group"
@@ -42,7 +43,6 @@ MODEL = "ML Model"
 
 _MOST_TRAINING_JOBS = 500  # of a group, the latest; DataHub's page shows 100
 _MOST_PILLS, _LONGEST_PILL = 20, 60
-_CONNECTOR = "urn:li:corpuser:datahub"  # whom the built-in names as the one who attributes versions
 
 
 def map_model(
@@ -82,6 +82,7 @@ def map_version(
     version: ModelVersion,
     run: Run | None,
     run_is_emitted: bool,
+    logged: LoggedModel | None,
     inputs: Sequence[InputDataset],
     registry: ContainerUrn,
     rules: Rules,
@@ -89,28 +90,22 @@ def map_version(
     """Everything DataHub shows about one model version.
 
     `run` is the one it came from, and `inputs` what that read: None and empty where the run is not there any more
-    or was not asked for.
+    or was not asked for. `logged` is the logged model that was registered, since MLflow 3.
     """
     trim = Trim(rules.limits)
-    properties = _properties(version, run, run_is_emitted, rules, trim)
+    properties = _properties(version, run, run_is_emitted, logged, rules, trim)
     aspects: list[_Aspect] = [
         properties,
         _version_properties(version, run, rules),
         ContainerClass(str(registry)),
         *platform_aspects(MODEL, rules.naming),
+        *origin(run, inputs),
     ]
-    code = source_code_url(run.tags) if run else None
-    if code:
-        url = SourceCodeUrlClass(SourceCodeUrlTypeClass.TRAINING_PIPELINE_SOURCE_CODE, code)
-        aspects.append(SourceCodeClass([url]))
-    training = sorted({str(dataset.urn) for dataset in inputs if not is_evaluation(dataset.input)})
-    if training:
-        aspects.append(TrainingDataClass([BaseDataClass(urn) for urn in training]))
     return Entity(model_version_urn(version.name, version.version, rules.naming), aspects, trim.cut)
 
 
 def _properties(
-    version: ModelVersion, run: Run | None, run_is_emitted: bool, rules: Rules, trim: Trim
+    version: ModelVersion, run: Run | None, run_is_emitted: bool, logged: LoggedModel | None, rules: Rules, trim: Trim
 ) -> MLModelPropertiesClass:
     naming = rules.naming
     ours = [
@@ -123,7 +118,15 @@ def _properties(
         ("status_message", version.status_message),
         ("run_link", version.run_link),
         ("user_id", version.user_id),
+        ("model_id", version.model_id),
+        *(folded_properties(logged, trim) if logged else ()),
     ]
+    if logged:
+        params, metrics_ = hyper_params(folded_params(run, logged), trim), folded_metrics(run, logged, trim)
+    elif run:
+        params, metrics_ = hyper_params(run.params, trim), metrics(run.metrics, trim)
+    else:
+        params, metrics_ = None, None
     user = _creator(version, run)
     created = version.creation_time
     return MLModelPropertiesClass(
@@ -133,8 +136,8 @@ def _properties(
         externalUrl=rules.registry_web.version(version.name, version.version),
         created=TimeStampClass(created, str(user_urn(user)) if user else None) if created is not None else None,
         lastModified=time_stamp(version.last_updated_time),
-        hyperParams=hyper_params(run.params, trim) if run else None,
-        trainingMetrics=metrics(run.metrics, trim) if run else None,
+        hyperParams=params,
+        trainingMetrics=metrics_,
         trainingJobs=[str(run_urn(version.run_id, naming))] if run_is_emitted else [],
         groups=[str(model_group_urn(version.name, naming))],
         tags=_pills(version.tags),
@@ -170,5 +173,5 @@ def _version_properties(version: ModelVersion, run: Run | None, rules: Rules) ->
 
 
 def _version_tag(version: str, time: int | None) -> VersionTagClass:
-    attribution = MetadataAttributionClass(time, _CONNECTOR) if time is not None else None
+    attribution = MetadataAttributionClass(time, CONNECTOR) if time is not None else None
     return VersionTagClass(version, attribution)

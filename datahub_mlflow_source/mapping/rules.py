@@ -59,6 +59,9 @@ class Web:
     def run(self, experiment_id: str, run_id: str) -> str | None:
         return self._url(f"experiments/{experiment_id}/runs/{run_id}")
 
+    def logged_model(self, experiment_id: str, model_id: str) -> str | None:
+        return self._url(f"experiments/{experiment_id}/models/{model_id}")
+
     def models(self) -> str | None:
         return self._url("models")
 

@@ -26,8 +26,8 @@ from datahub.metadata.schema_classes import (
 
 from datahub_mlflow_source.mapping.datasets import InputDataset, edges
 from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, platform_aspects, tag_value
-from datahub_mlflow_source.mapping.urns import experiment_urn, model_version_urn, run_urn, user_urn
-from datahub_mlflow_source.records import Metric, ModelVersion, Run, Tags
+from datahub_mlflow_source.mapping.urns import experiment_urn, logged_model_urn, model_version_urn, run_urn, user_urn
+from datahub_mlflow_source.records import LoggedModel, Metric, ModelVersion, Run, Tags
 
 TRAINING_RUN = "ML Training Run"  # the built-in's subtype (MLAssetSubTypes.MLFLOW_TRAINING_RUN)
 
@@ -43,9 +43,17 @@ _RESULTS = {
 
 
 def map_run(
-    run: Run, experiment_name: str, versions: Sequence[ModelVersion], inputs: Sequence[InputDataset], rules: Rules
+    run: Run,
+    experiment_name: str,
+    versions: Sequence[ModelVersion],
+    logged_models: Sequence[LoggedModel],
+    inputs: Sequence[InputDataset],
+    rules: Rules,
 ) -> Entity:
-    """Everything DataHub shows about one run. `versions` are those registered from it, `inputs` what it read."""
+    """Everything DataHub shows about one run.
+
+    `versions` are those registered from it, `logged_models` those of its others that are sent, `inputs` what it read.
+    """
     trim = Trim(rules.limits)
     aspects: list[_Aspect] = [
         _properties(run, rules, trim),
@@ -65,8 +73,9 @@ def map_run(
         aspects.append(DataProcessInstanceRelationshipsClass(parentInstance=parent_urn, upstreamInstances=[]))
     if inputs:
         aspects.append(DataProcessInstanceInputClass(inputs=[], inputEdges=edges(inputs, trim)))
-    if versions:
+    if versions or logged_models:
         outputs = [EdgeClass(str(model_version_urn(v.name, v.version, rules.naming))) for v in versions]
+        outputs += [EdgeClass(str(logged_model_urn(model.model_id, rules.naming))) for model in logged_models]
         aspects.append(DataProcessInstanceOutputClass(outputs=[], outputEdges=outputs))
     return Entity(run_urn(run.run_id, rules.naming), aspects, trim.cut)
 

@@ -150,6 +150,11 @@ def model_version_urn(name: str, version: str, naming: Naming) -> MlModelUrn:
     return fit(lambda text: MlModelUrn(PLATFORM, text, naming.env), text)
 
 
+def logged_model_urn(model_id: str, naming: Naming) -> MlModelUrn:
+    """urn:li:mlModel:(urn:li:dataPlatform:mlflow,[<instance>.]<model id>,<env>)"""
+    return fit(lambda text: MlModelUrn(PLATFORM, text, naming.env), escaped(naming.qualified(model_id)))
+
+
 def version_set_urn(name: str, naming: Naming) -> VersionSetUrn:
     """urn:li:versionSet:(<guid of platform, name[, instance][, env other than PROD]>,mlModel)"""
     key = {"platform": PLATFORM, "name": name}

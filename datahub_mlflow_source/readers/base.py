@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from zlib import crc32
 
-from datahub_mlflow_source.records import Experiment, ModelVersion, RegisteredModel, Run, Unreadable
+from datahub_mlflow_source.records import Experiment, LoggedModel, ModelVersion, RegisteredModel, Run, Unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,10 @@ class Reader(Protocol):
 
         Of a version whose model could not be read nobody knows the aliases (`aliases_known`).
         """
+        ...
+
+    def logged_models(self, experiment_ids: Iterable[str]) -> Iterator[LoggedModel | Unreadable] | None:
+        """Those of these experiments, by id; None where this MLflow has none, being older than 3.0."""
         ...
 
     def runs(self, experiment_ids: Iterable[str], scope: RunScope) -> Iterator[Run | Unreadable]:

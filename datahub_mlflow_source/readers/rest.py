@@ -19,9 +19,11 @@ from datahub_mlflow_source.readers.bad_runs import SERVABLE, BadRuns, run_id_of,
 from datahub_mlflow_source.readers.base import RunScope, aliases_by_version
 from datahub_mlflow_source.readers.http import MlflowHttp
 from datahub_mlflow_source.readers.paging import BadRow, Moved, Page, Row, batches, read_ahead, walk
+from datahub_mlflow_source.readers.rest_logged_models import fetch_logged_models
 from datahub_mlflow_source.records import (
     Experiment,
     Kind,
+    LoggedModel,
     ModelVersion,
     RegisteredModel,
     Run,
@@ -135,6 +137,24 @@ class RestReader:
 
         pages = read_ahead(walk(fetch, self._page_size, rows.name_of, _MOST_ROWS - self._page_size))
         return _records("model version", pages, version, "ordered by name and version")
+
+    def logged_models(self, experiment_ids: Iterable[str]) -> Iterator[LoggedModel | Unreadable] | None:
+        def search(body: Mapping[str, Any]) -> Page:
+            return _page(self._tracking.post("logged-models/search", body), "models")
+
+        def pages(ids: list[str]) -> Iterator[list[Row] | BadRow | Moved]:
+            fetch = fetch_logged_models(search, ids)
+            return walk(fetch, self._page_size, rows.name_of, _MOST_ROWS - self._page_size)
+
+        parts = [pages(ids) for ids in batches(experiment_ids, _EXPERIMENTS_PER_REQUEST)]
+        order = "ordered by id"
+        try:
+            first = list(islice(chain.from_iterable(parts), 1))
+        except ServerError as error:
+            if error.status == 404:
+                return None
+            return iter((Unreadable("logged model", f"the listing, {order}", str(error), listing_broke_off=True),))
+        return _records("logged model", chain(first, *parts), rows.logged_model, order)
 
     def runs(self, experiment_ids: Iterable[str], scope: RunScope) -> Iterator[Run | Unreadable]:
         ids = list(filter(scope.shard.has_experiment, experiment_ids))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from datahub_mlflow_source.records import (
     DatasetInput,
     Experiment,
+    LoggedModel,
     Metric,
+    ModelMetric,
     ModelVersion,
     RegisteredModel,
     Run,
@@ -15,6 +19,12 @@ from datahub_mlflow_source.records import (
 )
 
 Row = dict[str, Any]
+
+_LOGGED_MODEL = re.compile(r"models:/(m-[0-9a-f]{32})/?")
+# MLflow's words for LoggedModelStatus in its API, its database, and its client (which are ours).
+_STATUS = {"LOGGED_MODEL_PENDING": "PENDING", "LOGGED_MODEL_READY": "READY", "LOGGED_MODEL_UPLOAD_FAILED": "FAILED"}
+STATUS_OF_NUMBER = {1: "PENDING", 2: "READY", 3: "FAILED"}
+UNSPECIFIED = "UNSPECIFIED"
 
 LATEST_TIME = 1 << 62  # milliseconds: far beyond any calendar, and still a number that DataHub takes, with room to add
 
@@ -64,6 +74,7 @@ def registered_model(row: Row) -> RegisteredModel:
 
 def model_version(row: Row, aliases: tuple[str, ...] | None) -> ModelVersion:
     """`aliases`: of the registered model, None where nobody knows; a listing of versions has none (2.10 to 3.17)."""
+    source = _text(row.get("source") or "")
     return ModelVersion(
         name=_text(row["name"]),
         version=_id(row["version"]),
@@ -72,7 +83,7 @@ def model_version(row: Row, aliases: tuple[str, ...] | None) -> ModelVersion:
         description=_text(row.get("description") or ""),
         user_id=_text(row.get("user_id") or ""),
         stage=_text(row.get("current_stage") or "None"),
-        source=_text(row.get("source") or ""),
+        source=source,
         run_id=_text(row.get("run_id") or ""),
         status=_text(row.get("status") or ""),
         status_message=_text(row.get("status_message") or ""),
@@ -80,7 +91,61 @@ def model_version(row: Row, aliases: tuple[str, ...] | None) -> ModelVersion:
         tags=_pairs(row.get("tags")),
         aliases=aliases or (),
         aliases_known=aliases is not None,
+        model_id=_text(row.get("model_id") or "") or model_id_of(source),
     )
+
+
+def model_id_of(source: str) -> str:
+    """The logged model that a version is made of; "" for any other source. MLflow itself leaves the field empty."""
+    found = _LOGGED_MODEL.fullmatch(source)
+    return found[1] if found else ""
+
+
+def logged_model(row: Row) -> LoggedModel:
+    info, data = row["info"], row.get("data", {})
+    model_id = _text(info["model_id"])
+    return LoggedModel(
+        model_id=model_id,
+        name=_text(info.get("name") or model_id),
+        experiment_id=_id(info["experiment_id"]),
+        source_run_id=_text(info.get("source_run_id") or ""),
+        model_type=_text(info.get("model_type") or ""),
+        status=_STATUS.get(info.get("status", ""), UNSPECIFIED),
+        status_message=_text(info.get("status_message") or ""),
+        artifact_uri=_text(info.get("artifact_uri") or ""),
+        creation_time=time_of(info.get("creation_timestamp_ms")),
+        last_updated_time=time_of(info.get("last_updated_timestamp_ms")),
+        params=_pairs(data.get("params")),
+        metrics=last_metrics(map(_model_metric, data.get("metrics") or ())),
+        tags=_pairs(info.get("tags")),
+    )
+
+
+def _model_metric(row: Row) -> ModelMetric:
+    return ModelMetric(
+        row["key"],
+        float(row.get("value", 0.0)),
+        int(row.get("timestamp", 0)),
+        int(row.get("step", 0)),
+        row.get("run_id", ""),
+        row.get("dataset_name", ""),
+        row.get("dataset_digest", ""),
+    )
+
+
+def last_metrics(metrics: Iterable[ModelMetric]) -> tuple[ModelMetric, ...]:
+    """Of each key and dataset the last, as MLflow itself chooses: by time, step, and the smaller run id."""
+    last: dict[tuple[str, str, str], ModelMetric] = {}
+    for metric in metrics:
+        key = (metric.key, metric.dataset_name, metric.dataset_digest)
+        known = last.get(key)
+        if known is None or _is_later(metric, known):
+            last[key] = metric
+    return tuple(last[key] for key in sorted(last))
+
+
+def _is_later(one: ModelMetric, other: ModelMetric) -> bool:
+    return (one.timestamp, one.step, other.run_id) > (other.timestamp, other.step, one.run_id)
 
 
 def name_of(row: object) -> str:
@@ -90,7 +155,7 @@ def name_of(row: object) -> str:
     info = row.get("info", row)
     if not isinstance(info, dict):
         return "a row without info"
-    keys = ("run_id", "run_uuid") if "info" in row else ("name", "experiment_id")
+    keys = ("run_id", "run_uuid", "model_id") if "info" in row else ("name", "experiment_id")
     name = next((info[key] for key in keys if info.get(key)), "a row without a name")
     return f"{name} version {row['version']}" if "version" in row else str(name)
 

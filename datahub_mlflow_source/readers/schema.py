@@ -59,6 +59,18 @@ MODEL_VERSIONS = _table(
 )
 MODEL_VERSION_TAGS = _table("model_version_tags", "name version key value workspace")
 
+LOGGED_MODELS = _table(
+    "logged_models",
+    "model_id experiment_id name artifact_location creation_timestamp_ms last_updated_timestamp_ms status "
+    "lifecycle_stage model_type source_run_id status_message",
+)
+LOGGED_MODEL_PARAMS = _table("logged_model_params", "model_id param_key param_value")
+LOGGED_MODEL_TAGS = _table("logged_model_tags", "model_id tag_key tag_value")
+LOGGED_MODEL_METRICS = _table(
+    "logged_model_metrics",
+    "model_id metric_name metric_timestamp_ms metric_step metric_value run_id dataset_name dataset_digest",
+)
+
 _TRACKING = (
     *(EXPERIMENTS, EXPERIMENT_TAGS, RUNS, TAGS, PARAMS, LATEST_METRICS),
     *(DATASETS, INPUTS, INPUT_TAGS),
@@ -67,6 +79,7 @@ _REGISTRY = (
     *(REGISTERED_MODELS, REGISTERED_MODEL_TAGS, REGISTERED_MODEL_ALIASES),
     *(MODEL_VERSIONS, MODEL_VERSION_TAGS),
 )
+_SINCE_3_0 = (LOGGED_MODELS, LOGGED_MODEL_PARAMS, LOGGED_MODEL_TAGS, LOGGED_MODEL_METRICS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +88,7 @@ class Schema:
 
     release: str  # "database schema dc11669786a5, of MLflow 3.17"
     with_workspaces: frozenset[str]  # tables
+    has_logged_models: bool
 
     def of_workspace(self, table: Any) -> tuple[Any, ...]:
         """The condition that leaves only the default workspace's rows; none where there are no workspaces yet."""
@@ -87,7 +101,7 @@ def look(database: Database) -> Schema:
     Raises:
         ServerError: it is no database of MLflow's, or one that lacks what is read.
     """
-    there = database.columns([table.name for table in (*_TRACKING, *_REGISTRY)])
+    there = database.columns([table.name for table in (*_TRACKING, *_REGISTRY, *_SINCE_3_0)])
     where = database.connection.shown
     missing = dict(_missing(there))
     if EXPERIMENTS.name in missing or RUNS.name in missing:
@@ -105,13 +119,14 @@ def look(database: Database) -> Schema:
     revision = database.read(_revision)
     of = f", of MLflow {_RELEASES[revision]}" if revision in _RELEASES else ""
     with_workspaces = frozenset(table for table, columns in there.items() if _WORKSPACE in columns)
-    return Schema(f"database schema {revision}{of}", with_workspaces)
+    return Schema(f"database schema {revision}{of}", with_workspaces, LOGGED_MODELS.name in there)
 
 
 def _missing(there: Mapping[str, frozenset[str]]) -> list[tuple[str, list[str]]]:
     """Tables and their columns that are needed and not there."""
     found = []
-    for table in (*_TRACKING, *_REGISTRY):
+    since_3_0 = _SINCE_3_0 if LOGGED_MODELS.name in there else ()
+    for table in (*_TRACKING, *_REGISTRY, *since_3_0):
         needed = {column.name for column in table.c} - {_WORKSPACE}
         lacking = sorted(needed - there.get(table.name, frozenset()))
         if lacking:

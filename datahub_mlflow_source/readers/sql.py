@@ -23,9 +23,10 @@ from datahub_mlflow_source.readers.database import Database, Reading
 from datahub_mlflow_source.readers.paging import batches, read_ahead
 from datahub_mlflow_source.readers.rows import time_of
 from datahub_mlflow_source.readers.schema import EXPERIMENT_TAGS, EXPERIMENTS, Schema
+from datahub_mlflow_source.readers.sql_logged_models import logged_model_keys, read_logged_models
 from datahub_mlflow_source.readers.sql_registry import SqlRegistry, VersionKey
 from datahub_mlflow_source.readers.sql_runs import RunKey, count_runs, filter_of, keys_of, read_runs, run_keys
-from datahub_mlflow_source.records import Experiment, ModelVersion, RegisteredModel, Run, Unreadable
+from datahub_mlflow_source.records import Experiment, LoggedModel, ModelVersion, RegisteredModel, Run, Unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,13 @@ class SqlReader:
         for one in chain.from_iterable(read_ahead(pages)):
             if isinstance(one, Unreadable) or one.name not in prompts:
                 yield one
+
+    def logged_models(self, experiment_ids: Iterable[str]) -> Iterator[LoggedModel | Unreadable] | None:
+        if not self._schema(self._tracking).has_logged_models:
+            return None
+        read = partial(read_logged_models, experiment_ids=frozenset(experiment_ids))
+        pages = walk_by_key("logged model", self._tracking, logged_model_keys, read, self._page_size)
+        return chain.from_iterable(pages)
 
     def runs(self, experiment_ids: Iterable[str], scope: RunScope) -> Iterator[Run | Unreadable]:
         ids = frozenset(experiment_ids)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from datahub_mlflow_source.readers.by_key import grouped, pairs
 from datahub_mlflow_source.readers.database import Reading
-from datahub_mlflow_source.readers.rows import time_of
+from datahub_mlflow_source.readers.rows import model_id_of, time_of
 from datahub_mlflow_source.readers.schema import (
     MODEL_VERSION_TAGS,
     MODEL_VERSIONS,
@@ -128,4 +128,5 @@ def _version(row: Sequence[Any], tags: Tags, aliases: Aliases) -> ModelVersion:
         tags=tags,
         aliases=tuple(sorted(aliases.get(name, {}).get(version, ()))),
         aliases_known=name in aliases,
+        model_id=model_id_of(source or ""),
     )

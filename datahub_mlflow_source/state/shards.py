@@ -45,7 +45,8 @@ class ShardState(CheckpointStateBase):
     complete: bool = False  # it came to its end, without a failure that makes all of it doubtful
     sent: list[str] = Field(default_factory=list)  # URNs, apart from runs, which are never removed
     keep: list[str] = Field(default_factory=list)  # URNs of what could not be read or mapped
-    handed_over: list[str] = Field(default_factory=list)  # URNs of versions that another shard sends with their run
+    handed_over: list[str] = Field(default_factory=list)  # URNs of models that another shard sends with their run
+    registered: dict[str, str] = Field(default_factory=dict)  # ids of logged models, URNs of the versions made of them
     incomplete: list[str] = Field(default_factory=list)  # entity types of which something is missing
     experiments: dict[str, str] = Field(default_factory=dict)  # all that MLflow lists, names by id
     registry: str = ""  # URN of its container

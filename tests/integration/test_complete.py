@@ -115,7 +115,7 @@ def test_every_model_and_version_is_there_with_aliases_and_tags(ingested: Ingest
         assert dict(model.tags).items() <= properties["customProperties"].items()
         assert properties.get("description", "") == (model.description or "")
     versions = client.search_model_versions(max_results=1000)
-    assert len(ingested.urns("mlModel")) == len(versions)
+    assert len(_with_subtype(ingested, "ML Model")) == len(versions)
     aliases: dict[tuple[str, str], list[str]] = defaultdict(list)
     for model in models:
         for alias, version in model.aliases.items():
@@ -125,9 +125,82 @@ def test_every_model_and_version_is_there_with_aliases_and_tags(ingested: Ingest
         properties = shown["mlModelProperties"]
         assert dict(version.tags).items() <= properties["customProperties"].items()
         assert properties["description"] == version.description
-        assert properties["customProperties"].get("mlflow_source.run_id", "") == (version.run_id or "")
+        run_id = version.run_id or (
+            client.get_logged_model(_model_id(version)).source_run_id if _model_id(version) else ""
+        )
+        assert properties["customProperties"].get("mlflow_source.run_id", "") == run_id
         tags = [tag["versionTag"] for tag in shown["versionProperties"]["aliases"]]
         assert tags == sorted(aliases[version.name, str(version.version)])
+
+
+def _with_subtype(ingested: Ingested, subtype: str) -> dict[str, dict[str, Aspect]]:
+    return {
+        urn: dict(found) for urn, found in ingested.aspects.items() if found.get("subTypes") == {"typeNames": [subtype]}
+    }
+
+
+def _model_id(version: Any) -> str:
+    return str(version.source).removeprefix("models:/") if str(version.source).startswith("models:/m-") else ""
+
+
+def test_every_logged_model_is_there_once(ingested: Ingested, client: MlflowClient, content: Content) -> None:
+    """In its version, or as an entity of its own: each of its params, metrics and tags."""
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    models = {model.model_id: model for model in client.search_logged_models(ids)}
+    versions = {_model_id(version): version for version in client.search_model_versions(max_results=1000)}
+    own = {found["mlModelProperties"]["customProperties"]["mlflow_source.model_id"] for found in _logged(ingested)}
+    assert own == models.keys() - versions.keys() == set(content.logged_models.values())
+    assert versions.keys() & models.keys()
+    for model_id, model in models.items():
+        if model_id in own:
+            _, found = ingested.named("mlModel", model.name)
+            prefix = ""
+        else:
+            _, found = ingested.named("mlModel", f"{versions[model_id].name}_{versions[model_id].version}")
+            prefix = "mlflow_source.logged_model."
+        shown = found["mlModelProperties"]
+        assert model.params.items() <= {param["name"]: param["value"] for param in shown["hyperParams"]}.items()
+        for key, value in model.tags.items():
+            collides = not prefix and key.startswith("signature.")
+            assert shown["customProperties"][f"tag.{key}" if collides else prefix + key] == value
+        said = [(metric["name"], float(metric["value"]), metric["description"]) for metric in shown["trainingMetrics"]]
+        for metric in _last_of_each_dataset(model.metrics or []):
+            (about,) = [about for name, value, about in said if (name, value) == (metric.key, metric.value)]
+            assert about.startswith(f"step {metric.step}")
+            assert (metric.dataset_name or "") in about
+            assert (f"run {metric.run_id}" in about) == (metric.run_id != model.source_run_id)
+        assert shown["customProperties"].get("mlflow_source.artifact_uri") == model.artifact_location
+        assert shown["customProperties"].get("mlflow_source.model_type", "") == (model.model_type or "")
+
+
+def _logged(ingested: Ingested) -> list[dict[str, Aspect]]:
+    return list(_with_subtype(ingested, "ML Logged Model").values())
+
+
+def _last_of_each_dataset(metrics: list[Any]) -> list[Any]:
+    last: dict[tuple[str, str | None], Any] = {}
+    for metric in sorted(metrics, key=lambda metric: (metric.timestamp, metric.step)):
+        last[metric.key, metric.dataset_name] = metric
+    return list(last.values())
+
+
+def test_logged_models_are_linked_with_their_run_and_in_their_experiment(ingested: Ingested, content: Content) -> None:
+    urn, found = ingested.named("mlModel", "checkpoint")
+    (job,) = found["mlModelProperties"]["trainingJobs"]
+    assert ingested.aspects[job]["mlTrainingRunProperties"]["id"] == content.runs["full"]
+    outputs = ingested.aspects[job]["dataProcessInstanceOutput"]["outputEdges"]
+    assert urn in {edge["destinationUrn"] for edge in outputs}
+    assert found["container"]["container"] == ingested.named("container", CHURN)[0]
+    assert found["mlModelTrainingData"]["trainingData"]
+    _, nobodys = ingested.named("mlModel", "nobody's")
+    assert nobodys["mlModelProperties"]["trainingJobs"] == []
+    assert nobodys["mlModelProperties"]["customProperties"]["mlflow_source.status"] == "PENDING"
+
+
+def test_a_version_that_lost_its_run_gets_it_from_its_logged_model(ingested: Ingested, content: Content) -> None:
+    _, found = ingested.named("mlModel", "logged_2")
+    (job,) = found["mlModelProperties"]["trainingJobs"]
+    assert ingested.aspects[job]["mlTrainingRunProperties"]["id"] == content.runs["child 1"]
 
 
 def test_a_version_names_its_run_only_if_that_is_there(ingested: Ingested, content: Content) -> None:

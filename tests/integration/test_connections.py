@@ -287,7 +287,7 @@ def test_a_registry_elsewhere_is_asked_for_models_and_the_tracking_server_for_th
             config[key] = registry.url
         found = ingest(config, tmp_path / "out.json")
         asked = {path.removeprefix("/api/2.0/mlflow/") for _, path in tracking.requests}
-        assert asked == {"experiments/search", "runs/search", "/version"}
+        assert asked == {"experiments/search", "runs/search", "logged-models/search", "/version"}
         asked = {path.removeprefix("/api/2.0/mlflow/") for _, path in registry.requests}
         assert asked == {"registered-models/search", "model-versions/search"}
         assert list(found.report.failures) == []
@@ -356,6 +356,7 @@ def test_a_handful_of_requests_is_enough_and_none_is_for_one_entity(
         "/version": 1,
         "registered-models/search": 1,
         "model-versions/search": 1,
+        "logged-models/search": 1,
         "runs/search": 3,
     }
 
@@ -373,15 +374,17 @@ def test_a_server_that_asks_to_wait_is_waited_for(proxy: CountingProxy, read: Re
     proxy.fail(asked_first, status=status, headers={"Retry-After": "1"})
     found = read(tracking_uri=proxy.url, max_workers=1)
     assert arrived[1] - arrived[0] >= 1  # by itself it waits half a second at most
-    assert found.report.requests_sent == len(proxy.seen) == 8
+    assert found.report.requests_sent == len(proxy.seen) == 9
 
 
-@pytest.mark.parametrize("path", ["experiments/search", "registered-models", "model-versions", "runs/search"])
+@pytest.mark.parametrize(
+    "path", ["experiments/search", "registered-models", "model-versions", "logged-models", "runs/search"]
+)
 @pytest.mark.parametrize("after", [0, 200])
 def test_an_answer_that_breaks_off_is_asked_for_again(proxy: CountingProxy, read: Read, path: str, after: int) -> None:
     proxy.fail(lambda request: path in request.path, cut_after=after, times=1)
     read(tracking_uri=proxy.url)
-    assert len(proxy.seen) == 9
+    assert len(proxy.seen) == 10
 
 
 def test_a_connection_that_breaks_off_every_time_is_a_failure(

@@ -41,6 +41,7 @@ class Content:
     gone_run: str  # id of a run that was deleted for good; a version still names it
     models: tuple[str, ...]
     versions: Mapping[tuple[str, str], str]  # (model, version) -> run id, empty where it has none
+    logged_models: Mapping[str, str]  # name -> id, of those that no version was made of
 
 
 def rich_content(server: MlflowServer) -> Content:
@@ -53,14 +54,16 @@ def rich_content(server: MlflowServer) -> Content:
         "in retired": _make_run(server, ids[RETIRED], "in retired", 61),
     }
     versions = _make_models(server, runs, gone_run)
+    logged_models: dict[str, str] = {}
     if server.release >= (3, 0):
-        versions["logged", "1"] = _make_logged_model(server, ids[CHURN], runs["full"])
+        registered, logged_models = _make_logged_models(server, ids, runs)
+        versions |= registered
     server.post("runs/delete", run_id=deleted_runs["deleted"])
     server.post("experiments/delete", experiment_id=ids[RETIRED])  # and its run with it
     _delete_run_for_good(server, gone_run)
     retired = {RETIRED: ids.pop(RETIRED)}
     models = tuple(dict.fromkeys([UNUSED, *(name for name, _ in versions)]))
-    return Content({"Default": "0", **ids}, retired, runs, deleted_runs, gone_run, models, versions)
+    return Content({"Default": "0", **ids}, retired, runs, deleted_runs, gone_run, models, versions, logged_models)
 
 
 def _make_experiments(server: MlflowServer) -> dict[str, str]:
@@ -323,15 +326,87 @@ def _rename_model(server: MlflowServer, old: str, new: str) -> None:
         server.execute(f"UPDATE {table} SET name = ? WHERE name = ?", new, old)  # noqa: S608 - our own names
 
 
-def _make_logged_model(server: MlflowServer, experiment_id: str, run_id: str) -> str:
-    """A version as MLflow 3 makes it: its source is a logged model."""
-    model = server.post(
-        "logged-models", experiment_id=experiment_id, name="classifier", source_run_id=run_id, model_type="sklearn"
+# Logged models, since MLflow 3
+
+
+def _make_logged_models(
+    server: MlflowServer, experiments: Mapping[str, str], runs: Mapping[str, str]
+) -> tuple[dict[tuple[str, str], str], dict[str, str]]:
+    """Versions, and ids of those that are none.
+
+    Two that versions are made of, of which one knows the run that its version lost, and three that are none.
+    """
+    churn = experiments[CHURN]
+    classifier = _log_model(server, churn, "classifier", runs["full"], model_type="sklearn", params={"trees": "100"})
+    _log_metric(server, runs["full"], classifier, "accuracy", 0.91, step=3)
+    _log_metric(server, runs["full"], classifier, "accuracy", 0.85, step=4, dataset=("holdout", "abcd1234"))
+    checkpoint = _log_model(
+        *(server, churn, "checkpoint", runs["full"]),
+        params={"trees": "50", "no value": ""},
+        tags={"mlflow.user": "grace", "mlflow.note.content": "Half-way.", "signature.inputs": "theirs"},
     )
-    model_id = model["model"]["info"]["model_id"]
-    server.patch(f"logged-models/{model_id}", model_id=model_id, status="LOGGED_MODEL_READY")
+    for step, value in enumerate((0.5, 0.7)):
+        _log_metric(server, runs["full"], checkpoint, "f1", value, step=step)
+    _log_metric(server, runs["child 2"], checkpoint, "f1", 0.66, step=0, dataset=("holdout", "abcd1234"))
+    nobodys = _log_model(server, churn, "nobody's", "", ready=False)
+    odd = _log_model(server, experiments[FORECAST], "a, (b)", runs["child 1"])
+    lost = _log_model(server, experiments[FORECAST], "lost", runs["child 1"], params={"horizon": "7"})
     _make_model(server, "logged")
-    return _make_version(server, "logged", run_id, source=f"models:/{model_id}", model_id=model_id)
+    versions = {
+        ("logged", "1"): _make_version(
+            server, "logged", runs["full"], source=f"models:/{classifier}", model_id=classifier
+        ),
+        ("logged", "2"): "",
+    }
+    _make_version(server, "logged", runs["child 1"], source=f"models:/{lost}", model_id=lost)
+    server.execute("UPDATE model_versions SET run_id = NULL WHERE name = ? AND version = ?", "logged", 2)
+    return versions, {"checkpoint": checkpoint, "nobody's": nobodys, "a, (b)": odd}
+
+
+def _log_model(
+    server: MlflowServer,
+    experiment_id: str,
+    name: str,
+    run_id: str,
+    *,
+    model_type: str = "",
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    ready: bool = True,
+) -> str:
+    """Its id. A name with brackets comes in by SQL, as clients take none."""
+    info = server.post(
+        "logged-models",
+        experiment_id=experiment_id,
+        name="named below",
+        model_type=model_type,
+        params=_pairs(params or {}),
+        tags=_pairs(tags or {}),
+        **({"source_run_id": run_id} if run_id else {}),
+    )["model"]["info"]
+    model_id = str(info["model_id"])
+    server.execute("UPDATE logged_models SET name = ? WHERE model_id = ?", name, model_id)
+    if ready:
+        server.patch(f"logged-models/{model_id}", model_id=model_id, status="LOGGED_MODEL_READY")
+    return model_id
+
+
+def _log_metric(
+    server: MlflowServer,
+    run_id: str,
+    model_id: str,
+    key: str,
+    value: float,
+    *,
+    step: int,
+    dataset: tuple[str, str] | None = None,
+) -> None:
+    """As a client does with `model_id`: the run has it too."""
+    of = {"dataset_name": dataset[0], "dataset_digest": dataset[1]} if dataset else {}
+    time = STARTED + MINUTE + step
+    server.post(
+        "runs/log-metric", run_id=run_id, model_id=model_id, key=key, value=value, timestamp=time, step=step, **of
+    )
 
 
 # Rows that MLflow can't serve: it answers 500 for the whole page

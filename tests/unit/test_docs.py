@@ -17,12 +17,20 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 import docs.generate
 from datahub_mlflow_source.config import MlflowSourceConfig
-from datahub_mlflow_source.config_blocks import DatabaseConfig, LimitsConfig, RemovalConfig, ShardConfig, TlsConfig
+from datahub_mlflow_source.config_blocks import (
+    DatabaseConfig,
+    LimitsConfig,
+    LoggedModelsConfig,
+    RemovalConfig,
+    ShardConfig,
+    TlsConfig,
+)
 from datahub_mlflow_source.connection import connections
 from docs.generate import GROUPS, PAGE, ROOT, SCHEMA, Group, page, recipe_schema, rows, schema_text
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yml"))
 BLOCKS: dict[str, type[BaseModel]] = {
+    "logged_models": LoggedModelsConfig,
     "tls": TlsConfig,
     "database": DatabaseConfig,
     "limits": LimitsConfig,

@@ -55,7 +55,7 @@ def version(
 ) -> Entity:
     inputs = [input_dataset(dataset, "churn", rules) for dataset in datasets]
     emitted = run is not None if run_is_emitted is None else run_is_emitted
-    return map_version(record, run, emitted, inputs, registry_urn(rules.naming), rules)
+    return map_version(record, run, emitted, None, inputs, registry_urn(rules.naming), rules)
 
 
 def properties(entity: Entity) -> dict[str, Any]:
@@ -362,11 +362,11 @@ def test_what_is_cut_of_a_version_is_noted() -> None:
     assert [metric["name"] for metric in found["trainingMetrics"]] == ["m1"]
     assert "b" not in found["customProperties"]
     assert entity.cut == [
-        "description: 11 characters, 10 sent",
-        "tags: 2, 1 sent",
         "params: 2, 1 sent",
         "a: 71 characters, 70 sent",
         "metrics: 2, 1 sent",
+        "description: 11 characters, 10 sent",
+        "tags: 2, 1 sent",
     ]
 
 

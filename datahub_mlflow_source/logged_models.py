@@ -1,0 +1,66 @@
+"""Logged models, waiting for the version that was made of them, or for the run that logged them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from datahub.utilities.file_backed_collections import FileBackedDict
+
+from datahub_mlflow_source.records import LoggedModel
+from datahub_mlflow_source.versions import HashSet
+
+_NO_RUN = "\n"  # before the id of one that was logged outside a run: no run id begins so
+
+
+class LoggedModelIndex:
+    """Read before the runs, as versions are. So many stay in memory; the rest is in a temporary file."""
+
+    def __init__(self, runs_in_memory: int) -> None:
+        self._registered: FileBackedDict[LoggedModel] = FileBackedDict(cache_max_size=runs_in_memory)
+        self._of_run: FileBackedDict[list[LoggedModel]] = FileBackedDict(cache_max_size=runs_in_memory)
+        self._runs = HashSet()
+
+    def close(self) -> None:
+        """Removes the temporary files."""
+        self._registered.close()
+        self._of_run.close()
+
+    def add_registered(self, model: LoggedModel) -> None:
+        """One that a version was made of."""
+        self._registered[model.model_id] = model
+
+    def registered(self, model_id: str) -> LoggedModel | None:
+        """What such a version was made of; None where nobody knows."""
+        return self._registered.get(model_id) if model_id else None
+
+    def add(self, model: LoggedModel) -> None:
+        """One that is a model of its own."""
+        run_id = model.source_run_id or _NO_RUN + model.model_id
+        self._of_run.for_mutation(run_id, []).append(model)
+        self._runs.add(run_id)
+
+    def run_ids(self) -> list[str]:
+        """Runs that models of their own still wait for."""
+        return sorted(run_id for run_id in self._of_run if not run_id.startswith(_NO_RUN))
+
+    def of_run(self, run_id: str) -> list[LoggedModel]:
+        """The models of their own that this run logged, the latest first."""
+        if not self._runs.may_have(run_id):
+            return []
+        return sorted(self._of_run.get(run_id, []), key=_latest_first)
+
+    def take(self, run_id: str) -> list[LoggedModel]:
+        """The same; they wait no longer."""
+        models = self.of_run(run_id)
+        if models:
+            del self._of_run[run_id]
+        return models
+
+    def take_all(self) -> Iterator[list[LoggedModel]]:
+        """Those whose run did not come by, run by run, and those that have none, one by one."""
+        for run_id in sorted(self._of_run):
+            yield self.take(run_id)
+
+
+def _latest_first(model: LoggedModel) -> tuple[int, str]:
+    return -(model.creation_time or 0), model.model_id

@@ -1,0 +1,160 @@
+"""Logged models: as models of their own, or folded into the version that they were registered as."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from datahub.metadata.schema_classes import (
+    BaseDataClass,
+    ContainerClass,
+    DeprecationClass,
+    MLMetricClass,
+    MLModelPropertiesClass,
+    SourceCodeClass,
+    SourceCodeUrlClass,
+    SourceCodeUrlTypeClass,
+    TimeStampClass,
+    TrainingDataClass,
+    _Aspect,
+)
+from datahub.metadata.urns import MlModelUrn
+
+from datahub_mlflow_source.mapping.code import source_code_url
+from datahub_mlflow_source.mapping.datasets import InputDataset, is_evaluation
+from datahub_mlflow_source.mapping.experiments import time_stamp
+from datahub_mlflow_source.mapping.rules import NOTE, Entity, Rules, Trim, alive, platform_aspects, tag_value
+from datahub_mlflow_source.mapping.runs import hyper_params
+from datahub_mlflow_source.mapping.urns import experiment_urn, logged_model_urn, run_urn, user_urn
+from datahub_mlflow_source.records import LoggedModel, Metric, ModelMetric, Run, Tags
+
+LOGGED_MODEL = "ML Logged Model"
+
+CONNECTOR = "urn:li:corpuser:datahub"  # whom the built-in names as the one who attributes versions
+_SUPERSEDED = "Registered in MLflow: see the version that replaces this entity."
+
+
+def map_logged_model(
+    model: LoggedModel,
+    run: Run | None,
+    run_is_emitted: bool,
+    inputs: Sequence[InputDataset],
+    experiment_name: str,
+    rules: Rules,
+) -> Entity:
+    """Everything DataHub shows about a logged model that no version was made of.
+
+    `run` is the one that logged it, and `inputs` what that read: None and empty where there is none, or it was not
+    asked for.
+    """
+    trim = Trim(rules.limits)
+    user = tag_value(model.tags, "mlflow.user") or (run.user_id if run else "")
+    created = model.creation_time
+    properties = MLModelPropertiesClass(
+        name=model.name,
+        description=trim.description(tag_value(model.tags, NOTE)),
+        customProperties=trim.properties(
+            model.tags,
+            [
+                ("model_id", model.model_id),
+                ("name", model.name),
+                ("experiment_id", model.experiment_id),
+                ("run_id", model.source_run_id),
+                ("model_type", model.model_type),
+                ("status", model.status),
+                ("status_message", model.status_message),
+                ("artifact_uri", model.artifact_uri),
+            ],
+        ),
+        externalUrl=rules.web.logged_model(model.experiment_id, model.model_id),
+        created=TimeStampClass(created, str(user_urn(user)) if user else None) if created is not None else None,
+        lastModified=time_stamp(model.last_updated_time),
+        hyperParams=hyper_params(model.params, trim),
+        trainingMetrics=model_metrics(model.metrics, model.source_run_id, trim),
+        trainingJobs=[str(run_urn(model.source_run_id, rules.naming))] if run_is_emitted else [],
+    )
+    aspects: list[_Aspect] = [
+        properties,
+        ContainerClass(str(experiment_urn(experiment_name, rules.naming))),
+        *platform_aspects(LOGGED_MODEL, rules.naming),
+        *origin(run, inputs),
+    ]
+    return Entity(logged_model_urn(model.model_id, rules.naming), aspects, trim.cut)
+
+
+def origin(run: Run | None, inputs: Sequence[InputDataset]) -> Iterator[_Aspect]:
+    """By which code and from which datasets a model was made."""
+    code = source_code_url(run.tags) if run else None
+    if code:
+        yield SourceCodeClass([SourceCodeUrlClass(SourceCodeUrlTypeClass.TRAINING_PIPELINE_SOURCE_CODE, code)])
+    training = sorted({str(dataset.urn) for dataset in inputs if not is_evaluation(dataset.input)})
+    if training:
+        yield TrainingDataClass([BaseDataClass(urn) for urn in training])
+
+
+def superseded(model_id: str, version: MlModelUrn, rules: Rules) -> Entity:
+    """An entity of before its registration: it stays, with what people wrote on it, and leads to the version."""
+    deprecation = DeprecationClass(deprecated=True, note=_SUPERSEDED, actor=CONNECTOR, replacement=str(version))
+    return Entity(logged_model_urn(model_id, rules.naming), [alive(), deprecation])
+
+
+def is_ours(deprecation: DeprecationClass) -> bool:
+    """Or one that people made, which stays."""
+    return deprecation.actor == CONNECTOR and deprecation.note == _SUPERSEDED
+
+
+def folded_properties(model: LoggedModel, trim: Trim) -> Iterator[tuple[str, str]]:
+    """What a version's custom properties say about its logged model: keys without prefix, and values."""
+    yield "logged_model_name", model.name
+    yield "model_type", model.model_type
+    yield "logged_model_status", model.status
+    yield "logged_model_status_message", model.status_message
+    yield "artifact_uri", model.artifact_uri
+    for key, value in trim.first("tags of the logged model", model.tags, trim.limits.max_tags):
+        yield f"logged_model.{key}", value
+
+
+def folded_params(run: Run | None, model: LoggedModel) -> Tags:
+    """The run's, which MLflow copies to the model, and those that were given to the model itself."""
+    return tuple(sorted({**dict(run.params if run else ()), **dict(model.params)}.items()))
+
+
+def folded_metrics(run: Run | None, model: LoggedModel, trim: Trim) -> list[MLMetricClass]:
+    """The run's last ones, and those of the model that say something else, or say it of a dataset."""
+    of_run = {metric.key: metric for metric in run.metrics} if run else {}
+    kept: list[Metric] = []
+    for metric in model.metrics:
+        known = of_run.get(metric.key)
+        if known is None or not _is_same(metric, known):
+            kept.append(metric)
+        elif metric.dataset_name:
+            of_run[metric.key] = metric
+    together = sorted([*of_run.values(), *kept], key=lambda metric: metric.key)
+    return model_metrics(together, model.source_run_id, trim)
+
+
+def _is_same(metric: ModelMetric, of_run: Metric) -> bool:
+    """MLflow copies a run's metric to the model, and NaN as 0."""
+    value = 0.0 if math.isnan(of_run.value) else of_run.value
+    return (metric.value, metric.timestamp, metric.step) == (value, of_run.timestamp, of_run.step)
+
+
+def model_metrics(values: Sequence[Metric], source_run_id: str, trim: Trim) -> list[MLMetricClass]:
+    """Last values, with their step and time, and the dataset and other run that they are of."""
+    kept = trim.first("metrics", values, trim.limits.max_metrics)
+    return [
+        MLMetricClass(
+            metric.key, _said_of(metric, source_run_id), str(metric.value), createdAt=metric.timestamp or None
+        )
+        for metric in kept
+    ]
+
+
+def _said_of(metric: Metric, source_run_id: str) -> str:
+    said = f"step {metric.step}"
+    if isinstance(metric, ModelMetric):
+        if metric.dataset_name:
+            said += f", on {metric.dataset_name}" + (f" ({metric.dataset_digest})" if metric.dataset_digest else "")
+        if metric.run_id not in ("", source_run_id):
+            said += f", by run {metric.run_id}"
+    return said

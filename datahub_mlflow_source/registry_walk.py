@@ -1,0 +1,219 @@
+"""Registered models, their versions and logged models: read before the runs, sent as the runs pass by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from datahub.emitter.mcp import MetadataChangeProposalWrapper
+from datahub.ingestion.api.workunit import MetadataWorkUnit
+from datahub.metadata.urns import ContainerUrn
+
+from datahub_mlflow_source.logged_models import LoggedModelIndex
+from datahub_mlflow_source.mapping.datasets import InputDataset
+from datahub_mlflow_source.mapping.logged_models import map_logged_model
+from datahub_mlflow_source.mapping.models import map_model, map_version
+from datahub_mlflow_source.mapping.rules import Entity, Rules
+from datahub_mlflow_source.mapping.stages import stage_aspect, stage_patch
+from datahub_mlflow_source.mapping.urns import logged_model_urn, model_group_urn, model_version_urn
+from datahub_mlflow_source.outgoing import Outgoing, Units
+from datahub_mlflow_source.records import LoggedModel, ModelVersion, RegisteredModel, Run, Unreadable
+from datahub_mlflow_source.removal import RemovalGuard
+from datahub_mlflow_source.report import MlflowSourceReport
+from datahub_mlflow_source.selection import Selection
+from datahub_mlflow_source.state.shards import ShardState
+from datahub_mlflow_source.unread import Unread
+from datahub_mlflow_source.versions import VersionIndex
+
+# The datasets that a run read.
+InputsOf = Callable[[Run], Sequence[InputDataset]]
+
+
+class RegistryWalk:
+    """Of one ingestion, or one shard of it."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        selection: Selection,
+        outgoing: Outgoing,
+        guard: RemovalGuard,
+        report: MlflowSourceReport,
+        unread: Unread,
+        state: ShardState,
+        inputs_of: InputsOf,
+    ) -> None:
+        self._rules, self._selection, self._outgoing, self._guard = rules, selection, outgoing, guard
+        self._report, self._unread, self._state, self._inputs_of = report, unread, state, inputs_of
+        self._models: list[RegisteredModel] = []
+        self._versions = VersionIndex(selection.versions_in_memory)
+        self._logged = LoggedModelIndex(selection.versions_in_memory)
+        # Every shard reads all of them, the first counts.
+        counts = report if selection.runs.shard.index == 0 else MlflowSourceReport()
+        self._models_read, self._versions_read, self._logged_read = counts.models, counts.versions, counts.logged_models
+
+    def close(self) -> None:
+        """Removes the temporary files."""
+        self._versions.close()
+        self._logged.close()
+
+    # --- reading ---
+
+    def read_registry(self, records: Iterable[RegisteredModel | ModelVersion | Unreadable]) -> None:
+        """Models and versions, so that each run finds its versions as it passes by."""
+        for record in records:
+            if isinstance(record, Unreadable):
+                of_models = record.kind == "registered model"
+                self._unread.tell(record, self._models_read if of_models else self._versions_read)
+                continue
+            tally = self._models_read if isinstance(record, RegisteredModel) else self._versions_read
+            tally.read += 1
+            if not self._selection.model(record.name):
+                tally.filtered += 1
+            elif isinstance(record, RegisteredModel):
+                self._models.append(record)
+            else:
+                self._versions.add(record)
+
+    def read_logged_models(self, records: Iterable[LoggedModel | Unreadable], wanted: Callable[[str], bool]) -> None:
+        """Behind the registry. `wanted` says which experiments' models are sent that no version was made of."""
+        run_of: dict[str, str] = {}
+        tally = self._logged_read
+        for record in records:
+            if isinstance(record, Unreadable):
+                self._unread.tell(record, tally)
+                continue
+            if self._versions.has_registered(record.model_id):  # counted as a version
+                self._logged.add_registered(record)
+                run_of[record.model_id] = record.source_run_id
+                continue
+            tally.read += 1
+            if wanted(record.experiment_id) and self._selection.logged_model(record.name):
+                self._logged.add(record)
+            else:
+                tally.filtered += 1
+        self._versions.recover_runs({model_id: run_id for model_id, run_id in run_of.items() if run_id})
+
+    # --- what runs ask for ---
+
+    def waited_for(self) -> list[str]:
+        """Runs that versions still wait for."""
+        return self._versions.run_ids()
+
+    def made_by(self, run: Run) -> tuple[list[ModelVersion], list[LoggedModel]]:
+        """What came from this run and is sent: versions, and logged models that are no version."""
+        return self._versions.of_run(run.run_id), self._kept(self._logged.of_run(run.run_id))
+
+    # --- sending ---
+
+    def of_run(self, run: Run, experiment_name: str, registry: ContainerUrn, *, run_is_sent: bool) -> Units:
+        """What this run made, behind the run itself."""
+        for version in self._versions.take(run.run_id):
+            if run_is_sent:
+                self._versions.run_sent(version)
+            elif self._is_unread(run.run_id) and self._stays_as_it_was(version):
+                continue
+            yield from self._version(version, run, registry, run_is_sent=run_is_sent)
+        yield from self._logged_models(self._logged.take(run.run_id), run, experiment_name, run_is_sent=run_is_sent)
+
+    def left(self, experiment_names: Callable[[str], str], registry: ContainerUrn) -> Units:
+        """What came from no run, and from those that MLflow has no more, can't serve, or that are left out."""
+        for version in self._versions.take_all():
+            if version.run_id and self._is_unread(version.run_id) and self._stays_as_it_was(version):
+                continue
+            yield from self._version(version, None, registry, run_is_sent=False)
+        for models in self._logged.take_all():
+            name = experiment_names(models[0].experiment_id)
+            yield from self._logged_models(models, None, name, run_is_sent=False)
+
+    def models(self, registry: ContainerUrn) -> Units:
+        """At the end, when it is known which of their versions' runs were sent."""
+        for model in self._models:
+            latest, run_ids = self._versions.latest(model.name), self._versions.runs_sent(model.name)
+            yield from self._outgoing.send(
+                self._report.models,
+                model.name,
+                partial(model_group_urn, model.name, self._rules.naming),
+                partial(map_model, model, latest, run_ids, registry, self._rules),
+            )
+
+    def _version(self, version: ModelVersion, run: Run | None, registry: ContainerUrn, *, run_is_sent: bool) -> Units:
+        logged = self._logged.registered(version.model_id)
+        unknown = version.model_id and logged is None and self._unread.logged_models_missing
+        if (unknown or not version.aliases_known) and self._stays_as_it_was(version):
+            return
+
+        def mapped() -> Entity:
+            inputs = self._inputs_of(run) if run and run_is_sent else []
+            return map_version(version, run, run_is_sent, logged, inputs, registry, self._rules)
+
+        make_urn = partial(model_version_urn, version.name, version.version, self._rules.naming)
+        tally = self._report.versions
+        sent = tally.sent
+        yield from self._outgoing.send(tally, f"{version.name} version {version.version}", make_urn, mapped)
+        if tally.sent == sent:
+            return
+        urn = make_urn()
+        if logged and self._guard.may_have_been_sent(str(logged_model_urn(logged.model_id, self._rules.naming))):
+            self._state.registered[logged.model_id] = str(urn)
+        if not self._selection.stage_tags:
+            return
+        if self._selection.patches:
+            for proposal in stage_patch(urn, version.stage):
+                yield MetadataWorkUnit(id=f"{urn}-stage", mcp_raw=proposal)
+        elif tags := stage_aspect(version.stage):
+            yield MetadataChangeProposalWrapper(entityUrn=str(urn), aspect=tags).as_workunit()
+
+    def _logged_models(
+        self, models: list[LoggedModel], run: Run | None, experiment_name: str, *, run_is_sent: bool
+    ) -> Units:
+        for model in self._kept(models):
+            yield from self._outgoing.send(
+                self._report.logged_models,
+                f"{model.name} ({model.model_id})",
+                partial(logged_model_urn, model.model_id, self._rules.naming),
+                lambda model=model: map_logged_model(  # type: ignore[misc]
+                    model,
+                    run,
+                    run_is_sent,
+                    self._inputs_of(run) if run and run_is_sent else [],
+                    experiment_name,
+                    self._rules,
+                ),
+            )
+        self._report.logged_models.filtered += max(len(models) - self._selection.most_logged_models, 0)
+
+    def _kept(self, models: list[LoggedModel]) -> list[LoggedModel]:
+        return models[: self._selection.most_logged_models]
+
+    def _is_unread(self, run_id: str) -> bool:
+        """Or may be: then its version would lose the link to a run that is in DataHub."""
+        return self._unread.runs_missing or run_id in self._unread.run_ids
+
+    def _stays_as_it_was(self, version: ModelVersion) -> bool:
+        """Where part of what belongs to it could not be read: if DataHub has it, better as it was than without that."""
+        urn = str(model_version_urn(version.name, version.version, self._rules.naming))
+        if not self._guard.knows(urn):
+            return False
+        self._guard.keep(urn)
+        self._report.versions.failed += 1
+        return True
+
+    # --- shards ---
+
+    def all_waited_for(self) -> list[str]:
+        """Runs that versions or logged models still wait for."""
+        return sorted({*self._versions.run_ids(), *self._logged.run_ids()})
+
+    def hand_over(self, run: Run, *, is_sent: bool) -> None:
+        """To another shard, which reads this run.
+
+        Noted for the closing step: nobody sends them, where the run goes away before its shard reads it.
+        """
+        for version in self._versions.take(run.run_id):
+            if is_sent:
+                self._versions.run_sent(version)
+            urn = model_version_urn(version.name, version.version, self._rules.naming)
+            self._state.handed_over.append(str(urn))
+        for model in self._kept(self._logged.take(run.run_id)):
+            self._state.handed_over.append(str(logged_model_urn(model.model_id, self._rules.naming)))

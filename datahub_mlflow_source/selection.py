@@ -1,0 +1,31 @@
+"""What the recipe leaves in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from datahub_mlflow_source.readers.base import RunScope
+
+Allowed = Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Entity by entity, and switch by switch."""
+
+    experiment: Allowed
+    model: Allowed
+    run_name: Allowed
+    run_user: Allowed
+    runs: RunScope
+    include_runs: Literal["all", "registered", "none"]
+    include_datasets: bool
+    include_logged_models: bool
+    logged_model: Allowed
+    most_logged_models: int  # of one run
+    stage_tags: bool
+    patches: bool  # whether they go where patches are understood: not a file, not DataHub Lite
+    versions_in_memory: int
+    hold_datasets: bool = False  # for the closing step, as other shards may have a later word on them

@@ -64,7 +64,7 @@ def database_connection(key: str, uri: str, config: MlflowSourceConfig) -> tuple
             f"`{key}` holds a password, which DataHub stores in clear: use `backend_store_password`, with a "
             "${VARIABLE}",
         )
-    if config.backend_store_password:
+    if config.backend_store_password and _is_for(key, url, config):
         url = url.set(password=config.backend_store_password.get_secret_value())
     if url.get_backend_name() == "sqlite":
         _check_file(key, url)
@@ -80,6 +80,14 @@ def database_connection(key: str, uri: str, config: MlflowSourceConfig) -> tuple
         ),
         warnings,
     )
+
+
+def _is_for(key: str, url: URL, config: MlflowSourceConfig) -> bool:
+    """Whether `backend_store_password` is this database's: of a registry only on the same host, and without its own."""
+    main = config.backend_store_uri or config.tracking_uri
+    if key not in ("registry_uri", "MLFLOW_REGISTRY_URI") or not main:
+        return True
+    return url.password is None and url.host == make_url(main.strip()).host
 
 
 def _check_file(key: str, url: URL) -> None:

@@ -59,7 +59,8 @@ def ingest(path: str, shards: int, scheduler: str | None, dry_run: bool) -> None
             outcomes = processes.shards(recipe, shards, tell, dry_run=dry_run)
         else:
             outcomes = _by_dask(scheduler, recipe, shards, tell, dry_run)
-    _stop_at_what_did_not_begin(outcomes)
+    if all(outcome.message for outcome in outcomes):
+        _stop_at_what_did_not_begin(outcomes)
     states = [outcome.state for outcome in outcomes if outcome.state]
     with _complaints():
         closing = processes.closing(recipe, shards, states, dry_run=dry_run)
@@ -151,7 +152,7 @@ def _stop_at_what_did_not_begin(outcomes: list[Outcome]) -> None:
 
 
 def _end(outcomes: list[Outcome]) -> None:
-    _stop_at_what_did_not_begin(outcomes)
     click.echo(shown(merged([outcome.report for outcome in outcomes]), merged([o.sink_report for o in outcomes])))
+    _stop_at_what_did_not_begin(outcomes)
     if any(outcome.failed for outcome in outcomes):
         sys.exit(1)

@@ -49,6 +49,12 @@ class ClosingSource(MlflowSource):
                 message="Nothing is removed. Its own report says why: run the shards again.",
                 context=f"{sum(state.complete for state in states)} of {self.count} are complete",
             )
+        if failed := sum(state.failed for state in states):
+            self.report.entity_failure(
+                title="A shard had failures",
+                message="What they concern stays as it was. Its own report says more.",
+                context=f"{failed} of {self.count}",
+            )
         yield from self._datasets(states)
         if not states:
             return

@@ -24,7 +24,7 @@ from datahub_mlflow_source.mapping.urns import experiment_urn, registry_urn, run
 from datahub_mlflow_source.outgoing import Outgoing, Units
 from datahub_mlflow_source.progress import STAGE_OF_RUNS, Progress
 from datahub_mlflow_source.readers.base import WHOLE, Reader, RunScope
-from datahub_mlflow_source.records import Experiment, Run, Unreadable
+from datahub_mlflow_source.records import Experiment, LoggedModel, Run, Unreadable
 from datahub_mlflow_source.registry_walk import RegistryWalk
 from datahub_mlflow_source.removal import RemovalGuard, datahub_has
 from datahub_mlflow_source.report import MlflowSourceReport, Tally
@@ -57,6 +57,7 @@ class Ingestion:
         self._graph = graph
         self._experiments: dict[str, Experiment] = {}
         self._run_inputs = RunInputs()
+        self._inputs_of: tuple[Run | None, Sequence[InputDataset]] = None, ()
         self._registry = registry_urn(rules.naming)
         self._shard = selection.runs.shard
         # Of what is sent once for all shards, the first one's.
@@ -65,7 +66,8 @@ class Ingestion:
         self._unread = Unread(report, guard, rules.naming)
         self._outgoing = Outgoing(report, guard, says_status=graph is None)
         self._made = RegistryWalk(
-            rules, selection, self._outgoing, guard, report, self._unread, self._state, self._inputs
+            *(rules, selection, self._outgoing, guard, report),
+            *(self._unread, self._state, self._inputs, self._experiment_name),
         )
 
     def work_units(self) -> Units:
@@ -82,6 +84,7 @@ class Ingestion:
         self._state.experiments = self._experiment_names()
         self._state.registry = str(self._registry)
         self._state.complete = not self._report.failures
+        self._state.failed = self._report.has_entity_failures or not self._state.complete
         return self._state
 
     def _stages(self) -> Units:
@@ -100,7 +103,9 @@ class Ingestion:
         if self._leads:
             with self._report.new_stage("Versions of other runs or none"):
                 self._leave_to_other_shards()
-                yield from self._made.left(self._experiment_name, self._registry)
+                yield from self._made.versions_left(self._registry)
+        with self._report.new_stage("Logged models of other runs or none"):
+            yield from self._made.logged_models_left()
         with self._report.new_stage("Datasets"):
             yield from self._all_datasets()
         if self._leads:
@@ -151,7 +156,12 @@ class Ingestion:
                 log=False,
             )
             return
-        self._made.read_logged_models(self._timed(found), frozenset(self._selected_ids()).__contains__)
+        selected = frozenset(self._selected_ids())
+
+        def is_wanted(model: LoggedModel) -> bool:
+            return model.experiment_id in selected and self._reader.is_in_shard(model, self._shard)
+
+        self._made.read_logged_models(self._timed(found), is_wanted)
 
     def _runs_of_selected(self) -> Iterator[Run | Unreadable]:
         """Asked for before the registry is read: the first of them are on their way meanwhile."""
@@ -185,7 +195,7 @@ class Ingestion:
         if self._shard == WHOLE or self._selection.include_runs == "none":
             return
         scope = replace(self._selection.runs, shard=WHOLE)
-        for run in self._elsewhere(self._reader.runs_by_id(self._made.all_waited_for(), self._selected_ids(), scope)):
+        for run in self._elsewhere(self._reader.runs_by_id(self._made.waited_for(), self._selected_ids(), scope)):
             self._made.hand_over(run, is_sent=self._run_selected(run))
         anywhere = RunScope(include_deleted=True)
         for run in self._elsewhere(self._reader.runs_by_id(self._made.waited_for(), self._experiments, anywhere)):
@@ -224,8 +234,7 @@ class Ingestion:
         yield from self._made_by(run, run_is_sent=tally.sent > sent)
 
     def _made_by(self, run: Run, *, run_is_sent: bool) -> Units:
-        name = self._experiment_name(run.experiment_id)
-        yield from self._made.of_run(run, name, self._registry, run_is_sent=run_is_sent)
+        yield from self._made.of_run(run, self._registry, run_is_sent=run_is_sent)
 
     def _all_datasets(self) -> Units:
         hold = self._selection.hold_datasets
@@ -267,10 +276,12 @@ class Ingestion:
         return self._experiments[experiment_id].name
 
     def _inputs(self, run: Run) -> Sequence[InputDataset]:
-        """The run's datasets."""
+        """The run's datasets: asked for by the run, and then by each model that it made."""
         if not self._selection.include_datasets:
             return []
-        return self._run_inputs.of(run, self._experiment_name(run.experiment_id), self._rules)
+        if self._inputs_of[0] is not run:
+            self._inputs_of = run, self._run_inputs.of(run, self._experiment_name(run.experiment_id), self._rules)
+        return self._inputs_of[1]
 
     def _read(self, records: Iterator[T | Unreadable], tally: Tally | None) -> Iterator[T]:
         """What could be read; the rest goes into the report."""

@@ -10,14 +10,17 @@ from datahub_mlflow_source.records import LoggedModel
 from datahub_mlflow_source.versions import HashSet
 
 _NO_RUN = "\n"  # before the id of one that was logged outside a run: no run id begins so
+_IN_MEMORY = 2000  # of each of the two: some 10 KB each, with params, metrics and tags
 
 
 class LoggedModelIndex:
-    """Read before the runs, as versions are. So many stay in memory; the rest is in a temporary file."""
+    """Read before the runs, as versions are. Most of them are in temporary files."""
 
-    def __init__(self, runs_in_memory: int) -> None:
-        self._registered: FileBackedDict[LoggedModel] = FileBackedDict(cache_max_size=runs_in_memory)
-        self._of_run: FileBackedDict[list[LoggedModel]] = FileBackedDict(cache_max_size=runs_in_memory)
+    def __init__(self, most_per_run: int, in_memory: int = _IN_MEMORY) -> None:
+        """`most_per_run`: so many models of their own are kept of one run, the latest."""
+        self._most_per_run = most_per_run
+        self._registered: FileBackedDict[LoggedModel] = FileBackedDict(cache_max_size=in_memory)
+        self._of_run: FileBackedDict[list[LoggedModel]] = FileBackedDict(cache_max_size=in_memory)
         self._runs = HashSet()
 
     def close(self) -> None:
@@ -33,15 +36,17 @@ class LoggedModelIndex:
         """What such a version was made of; None where nobody knows."""
         return self._registered.get(model_id) if model_id else None
 
-    def add(self, model: LoggedModel) -> None:
-        """One that is a model of its own."""
+    def add(self, model: LoggedModel) -> bool:
+        """One that is a model of its own. False where the run now has one too many, and the oldest is left out."""
         run_id = model.source_run_id or _NO_RUN + model.model_id
-        self._of_run.for_mutation(run_id, []).append(model)
+        models = self._of_run.for_mutation(run_id, [])
+        models.append(model)
         self._runs.add(run_id)
-
-    def run_ids(self) -> list[str]:
-        """Runs that models of their own still wait for."""
-        return sorted(run_id for run_id in self._of_run if not run_id.startswith(_NO_RUN))
+        if len(models) <= self._most_per_run:
+            return True
+        models.sort(key=_latest_first)
+        models.pop()
+        return False
 
     def of_run(self, run_id: str) -> list[LoggedModel]:
         """The models of their own that this run logged, the latest first."""
@@ -56,10 +61,10 @@ class LoggedModelIndex:
             del self._of_run[run_id]
         return models
 
-    def take_all(self) -> Iterator[list[LoggedModel]]:
-        """Those whose run did not come by, run by run, and those that have none, one by one."""
+    def take_all(self) -> Iterator[LoggedModel]:
+        """Those whose run did not come by, or that have none."""
         for run_id in sorted(self._of_run):
-            yield self.take(run_id)
+            yield from self.take(run_id)
 
 
 def _latest_first(model: LoggedModel) -> tuple[int, str]:

@@ -19,11 +19,11 @@ from datahub_mlflow_source.mapping.urns import logged_model_urn, model_group_urn
 from datahub_mlflow_source.outgoing import Outgoing, Units
 from datahub_mlflow_source.records import LoggedModel, ModelVersion, RegisteredModel, Run, Unreadable
 from datahub_mlflow_source.removal import RemovalGuard
-from datahub_mlflow_source.report import MlflowSourceReport
+from datahub_mlflow_source.report import MlflowSourceReport, Tally
 from datahub_mlflow_source.selection import Selection
 from datahub_mlflow_source.state.shards import ShardState
 from datahub_mlflow_source.unread import Unread
-from datahub_mlflow_source.versions import VersionIndex
+from datahub_mlflow_source.versions import HashSet, VersionIndex
 
 # The datasets that a run read.
 InputsOf = Callable[[Run], Sequence[InputDataset]]
@@ -42,12 +42,15 @@ class RegistryWalk:
         unread: Unread,
         state: ShardState,
         inputs_of: InputsOf,
+        experiment_name: Callable[[str], str],
     ) -> None:
         self._rules, self._selection, self._outgoing, self._guard = rules, selection, outgoing, guard
-        self._report, self._unread, self._state, self._inputs_of = report, unread, state, inputs_of
+        self._report, self._unread, self._state = report, unread, state
+        self._inputs_of, self._experiment_name = inputs_of, experiment_name
         self._models: list[RegisteredModel] = []
         self._versions = VersionIndex(selection.versions_in_memory)
-        self._logged = LoggedModelIndex(selection.versions_in_memory)
+        self._logged = LoggedModelIndex(selection.most_logged_models)
+        self._left_out = HashSet()  # logged models whose version is left out
         # Every shard reads all of them, the first counts.
         counts = report if selection.runs.shard.index == 0 else MlflowSourceReport()
         self._models_read, self._versions_read, self._logged_read = counts.models, counts.versions, counts.logged_models
@@ -70,13 +73,17 @@ class RegistryWalk:
             tally.read += 1
             if not self._selection.model(record.name):
                 tally.filtered += 1
+                if isinstance(record, ModelVersion) and record.model_id:
+                    self._left_out.add(record.model_id)
             elif isinstance(record, RegisteredModel):
                 self._models.append(record)
             else:
                 self._versions.add(record)
 
-    def read_logged_models(self, records: Iterable[LoggedModel | Unreadable], wanted: Callable[[str], bool]) -> None:
-        """Behind the registry. `wanted` says which experiments' models are sent that no version was made of."""
+    def read_logged_models(
+        self, records: Iterable[LoggedModel | Unreadable], is_wanted: Callable[[LoggedModel], bool]
+    ) -> None:
+        """Behind the registry. `is_wanted` says which are this shard's, of those that no version was made of."""
         run_of: dict[str, str] = {}
         tally = self._logged_read
         for record in records:
@@ -85,14 +92,17 @@ class RegistryWalk:
                 continue
             if self._versions.has_registered(record.model_id):  # counted as a version
                 self._logged.add_registered(record)
-                run_of[record.model_id] = record.source_run_id
+                if record.source_run_id and self._versions.lacks_run(record.model_id):
+                    run_of[record.model_id] = record.source_run_id
                 continue
             tally.read += 1
-            if wanted(record.experiment_id) and self._selection.logged_model(record.name):
-                self._logged.add(record)
-            else:
+            if self._left_out.may_have(record.model_id) or not self._selection.logged_model(record.name):
                 tally.filtered += 1
-        self._versions.recover_runs({model_id: run_id for model_id, run_id in run_of.items() if run_id})
+            elif self._unread.versions_missing:
+                tally.failed += 1  # it may be one of theirs: it stays as it was
+            elif is_wanted(record) and not self._logged.add(record):
+                tally.filtered += 1
+        self._versions.recover_runs(run_of)
 
     # --- what runs ask for ---
 
@@ -102,29 +112,32 @@ class RegistryWalk:
 
     def made_by(self, run: Run) -> tuple[list[ModelVersion], list[LoggedModel]]:
         """What came from this run and is sent: versions, and logged models that are no version."""
-        return self._versions.of_run(run.run_id), self._kept(self._logged.of_run(run.run_id))
+        return self._versions.of_run(run.run_id), self._logged.of_run(run.run_id)
 
     # --- sending ---
 
-    def of_run(self, run: Run, experiment_name: str, registry: ContainerUrn, *, run_is_sent: bool) -> Units:
+    def of_run(self, run: Run, registry: ContainerUrn, *, run_is_sent: bool) -> Units:
         """What this run made, behind the run itself."""
         for version in self._versions.take(run.run_id):
             if run_is_sent:
                 self._versions.run_sent(version)
-            elif self._is_unread(run.run_id) and self._stays_as_it_was(version):
+            elif self._is_unread(run.run_id) and self._version_stays(version):
                 continue
             yield from self._version(version, run, registry, run_is_sent=run_is_sent)
-        yield from self._logged_models(self._logged.take(run.run_id), run, experiment_name, run_is_sent=run_is_sent)
+        for model in self._logged.take(run.run_id):
+            yield from self._logged_model(model, run, run_is_sent=run_is_sent)
 
-    def left(self, experiment_names: Callable[[str], str], registry: ContainerUrn) -> Units:
-        """What came from no run, and from those that MLflow has no more, can't serve, or that are left out."""
+    def versions_left(self, registry: ContainerUrn) -> Units:
+        """Those that came from no run, and from those that MLflow has no more, can't serve, or that are left out."""
         for version in self._versions.take_all():
-            if version.run_id and self._is_unread(version.run_id) and self._stays_as_it_was(version):
+            if version.run_id and self._is_unread(version.run_id) and self._version_stays(version):
                 continue
             yield from self._version(version, None, registry, run_is_sent=False)
-        for models in self._logged.take_all():
-            name = experiment_names(models[0].experiment_id)
-            yield from self._logged_models(models, None, name, run_is_sent=False)
+
+    def logged_models_left(self) -> Units:
+        """The same."""
+        for model in self._logged.take_all():
+            yield from self._logged_model(model, None, run_is_sent=False)
 
     def models(self, registry: ContainerUrn) -> Units:
         """At the end, when it is known which of their versions' runs were sent."""
@@ -140,7 +153,7 @@ class RegistryWalk:
     def _version(self, version: ModelVersion, run: Run | None, registry: ContainerUrn, *, run_is_sent: bool) -> Units:
         logged = self._logged.registered(version.model_id)
         unknown = version.model_id and logged is None and self._unread.logged_models_missing
-        if (unknown or not version.aliases_known) and self._stays_as_it_was(version):
+        if (unknown or not version.aliases_known) and self._version_stays(version):
             return
 
         def mapped() -> Entity:
@@ -152,10 +165,11 @@ class RegistryWalk:
         sent = tally.sent
         yield from self._outgoing.send(tally, f"{version.name} version {version.version}", make_urn, mapped)
         if tally.sent == sent:
+            self._keep_logged_model_of(version)
             return
         urn = make_urn()
-        if logged and self._guard.may_have_been_sent(str(logged_model_urn(logged.model_id, self._rules.naming))):
-            self._state.registered[logged.model_id] = str(urn)
+        if version.model_id and self._guard.may_have_been_sent(self._logged_model_urn(version.model_id)):
+            self._state.registered[version.model_id] = str(urn)
         if not self._selection.stage_tags:
             return
         if self._selection.patches:
@@ -164,46 +178,48 @@ class RegistryWalk:
         elif tags := stage_aspect(version.stage):
             yield MetadataChangeProposalWrapper(entityUrn=str(urn), aspect=tags).as_workunit()
 
-    def _logged_models(
-        self, models: list[LoggedModel], run: Run | None, experiment_name: str, *, run_is_sent: bool
-    ) -> Units:
-        for model in self._kept(models):
-            yield from self._outgoing.send(
-                self._report.logged_models,
-                f"{model.name} ({model.model_id})",
-                partial(logged_model_urn, model.model_id, self._rules.naming),
-                lambda model=model: map_logged_model(  # type: ignore[misc]
-                    model,
-                    run,
-                    run_is_sent,
-                    self._inputs_of(run) if run and run_is_sent else [],
-                    experiment_name,
-                    self._rules,
-                ),
-            )
-        self._report.logged_models.filtered += max(len(models) - self._selection.most_logged_models, 0)
+    def _logged_model(self, model: LoggedModel, run: Run | None, *, run_is_sent: bool) -> Units:
+        tally = self._report.logged_models
+        unread = model.source_run_id and not run_is_sent and self._is_unread(model.source_run_id)
+        if unread and self._stays_as_it_was(self._logged_model_urn(model.model_id), tally):
+            return
 
-    def _kept(self, models: list[LoggedModel]) -> list[LoggedModel]:
-        return models[: self._selection.most_logged_models]
+        def mapped() -> Entity:
+            inputs = self._inputs_of(run) if run and run_is_sent else []
+            name = self._experiment_name(model.experiment_id)
+            return map_logged_model(model, run, run_is_sent, inputs, name, self._rules)
+
+        make_urn = partial(logged_model_urn, model.model_id, self._rules.naming)
+        yield from self._outgoing.send(tally, f"{model.name} ({model.model_id})", make_urn, mapped)
+
+    def _logged_model_urn(self, model_id: str) -> str:
+        return str(logged_model_urn(model_id, self._rules.naming))
 
     def _is_unread(self, run_id: str) -> bool:
         """Or may be: then its version would lose the link to a run that is in DataHub."""
         return self._unread.runs_missing or run_id in self._unread.run_ids
 
-    def _stays_as_it_was(self, version: ModelVersion) -> bool:
-        """Where part of what belongs to it could not be read: if DataHub has it, better as it was than without that."""
+    def _version_stays(self, version: ModelVersion) -> bool:
         urn = str(model_version_urn(version.name, version.version, self._rules.naming))
+        if not self._stays_as_it_was(urn, self._report.versions):
+            return False
+        self._keep_logged_model_of(version)
+        return True
+
+    def _keep_logged_model_of(self, version: ModelVersion) -> None:
+        """Which has an entity, if it was sent before it was registered."""
+        if version.model_id:
+            self._guard.keep(self._logged_model_urn(version.model_id))
+
+    def _stays_as_it_was(self, urn: str, tally: Tally) -> bool:
+        """Where part of what belongs to it could not be read: if DataHub has it, better as it was than without that."""
         if not self._guard.knows(urn):
             return False
         self._guard.keep(urn)
-        self._report.versions.failed += 1
+        tally.failed += 1
         return True
 
     # --- shards ---
-
-    def all_waited_for(self) -> list[str]:
-        """Runs that versions or logged models still wait for."""
-        return sorted({*self._versions.run_ids(), *self._logged.run_ids()})
 
     def hand_over(self, run: Run, *, is_sent: bool) -> None:
         """To another shard, which reads this run.
@@ -215,5 +231,3 @@ class RegistryWalk:
                 self._versions.run_sent(version)
             urn = model_version_urn(version.name, version.version, self._rules.naming)
             self._state.handed_over.append(str(urn))
-        for model in self._kept(self._logged.take(run.run_id)):
-            self._state.handed_over.append(str(logged_model_urn(model.model_id, self._rules.naming)))

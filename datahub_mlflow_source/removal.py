@@ -45,12 +45,13 @@ logger = logging.getLogger(__name__)
 
 # Entity types that something missing from such a listing may be of. A run names its datasets; runs themselves
 # are never removed by the framework (STATEFUL_INGESTION_IGNORED_ENTITY_TYPES).
+_LOGGED_MODEL_TYPE = "mlModel of a logged model"
 _TYPES_OF: dict[Kind, tuple[str, ...]] = {
-    "experiment": (ContainerUrn.ENTITY_TYPE, DatasetUrn.ENTITY_TYPE),
+    "experiment": (ContainerUrn.ENTITY_TYPE, DatasetUrn.ENTITY_TYPE, _LOGGED_MODEL_TYPE),
     "run": (DatasetUrn.ENTITY_TYPE,),
     "registered model": (MlModelGroupUrn.ENTITY_TYPE, MlModelUrn.ENTITY_TYPE),
-    "model version": (MlModelUrn.ENTITY_TYPE,),
-    "logged model": (MlModelUrn.ENTITY_TYPE,),
+    "model version": (MlModelUrn.ENTITY_TYPE, _LOGGED_MODEL_TYPE),
+    "logged model": (_LOGGED_MODEL_TYPE,),
 }
 # Permission that was lost looks like deletion: MLflow leaves out of a search what one may not read. So what is gone is
 # judged by its share, type by type, and with it what hangs on it. Not judged are datasets by name alone, which the
@@ -60,7 +61,9 @@ _KIND_OF: dict[str, Kind] = {
     DatasetUrn.ENTITY_TYPE: "run",
     MlModelGroupUrn.ENTITY_TYPE: "registered model",
     MlModelUrn.ENTITY_TYPE: "model version",
+    _LOGGED_MODEL_TYPE: "logged model",
 }
+_LOGGED_MODEL = re.compile(r"urn:li:mlModel:\(urn:li:dataPlatform:mlflow,(.*\.)?m-[0-9a-f]{32},\w+\)", re.DOTALL)
 _OUR_DATASET = re.compile(r"urn:li:dataset:\(urn:li:dataPlatform:mlflow,.*-[0-9a-f]{8},\w+\)", re.DOTALL)
 # What DataHub's client raises when a question is not answered.
 _ASKING_FAILED = (requests.RequestException, OperationalError, ValueError)
@@ -162,7 +165,7 @@ class RemovalGuard:
         missing = sorted(self._last_urns - self._sent - self._left_to_others())
         gone = [urn for urn in missing if urn not in self._keep]
         self._judge_by_count(gone, self._last_urns - {registry}, nothing_listed=not experiments)
-        kept = [urn for urn in missing if urn in self._keep or guess_entity_type(urn) in self._incomplete]
+        kept = [urn for urn in missing if urn in self._keep or _type_of(urn) in self._incomplete]
         for urn in kept:
             self._report.kept_although_not_read += 1
             yield MetadataChangeProposalWrapper(entityUrn=urn, aspect=alive()).as_workunit()
@@ -238,9 +241,15 @@ class RemovalGuard:
                 )
 
 
+def _type_of(urn: str) -> str:
+    """DataHub's, but for logged models, which come and go with experiments and not with registered models."""
+    entity_type = guess_entity_type(urn)
+    return _LOGGED_MODEL_TYPE if entity_type == MlModelUrn.ENTITY_TYPE and _LOGGED_MODEL.fullmatch(urn) else entity_type
+
+
 def _judged(urn: str) -> str | None:
     """Its type, if what is gone of that is judged by its share."""
-    entity_type = guess_entity_type(urn)
+    entity_type = _type_of(urn)
     if entity_type == DatasetUrn.ENTITY_TYPE and not _OUR_DATASET.fullmatch(urn):
         return None
     return entity_type if entity_type in _KIND_OF else None

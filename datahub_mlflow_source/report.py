@@ -58,6 +58,11 @@ class MlflowSourceReport(StaleEntityRemovalSourceReport):
         logger.error("%s: %s => %s", title, message, context)
         self._entity_failures.append((title, message, context))
 
+    @property
+    def has_entity_failures(self) -> bool:
+        """Whether there are some that did not become failures yet."""
+        return bool(self._entity_failures)
+
     def report_entity_failures(self) -> None:
         """Turns what `entity_failure` collected into failures of the run."""
         for title, message, context in self._entity_failures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +53,8 @@ class Processes:
         """All of them, at most one at a time on each core. Raises LostError."""
         waiting = deque(range(count))
         tries: Counter[int] = Counter()
+        # Of their own, and removed however they end.
+        folder = tempfile.TemporaryDirectory(prefix="datahub-mlflow-", ignore_cleanup_errors=True)
         outcomes: dict[int, Outcome] = {}
         running: dict[Connection, tuple[int, BaseProcess]] = {}
         try:
@@ -59,7 +62,7 @@ class Processes:
                 while waiting and len(running) < cores():
                     index = waiting.popleft()
                     tries[index] += 1
-                    receiver, process = self._start(_shard, recipe, index, count, dry_run)
+                    receiver, process = self._start(_shard, folder.name, recipe, index, count, dry_run)
                     running[receiver] = index, process
                 for receiver in cast("list[Connection]", wait(list(running))):
                     index, process = running[receiver]
@@ -80,6 +83,8 @@ class Processes:
         finally:
             for _, process in running.values():
                 process.kill()
+                process.join()
+            folder.cleanup()
         return [outcomes[index] for index in range(count)]
 
     def closing(self, recipe: Recipe, count: int, states: Sequence[str] | None, *, dry_run: bool) -> Outcome:
@@ -104,8 +109,10 @@ class Processes:
         return receiver, process
 
 
-def _shard(sender: Connection, recipe: Recipe, index: int, count: int, dry_run: bool) -> None:
+def _shard(sender: Connection, folder: str, recipe: Recipe, index: int, count: int, dry_run: bool) -> None:
     from datahub_mlflow_source.shard_work import run_shard, said_of
+
+    tempfile.tempdir = folder
 
     def tell(share: float, runs: int) -> bool:
         try:

@@ -58,7 +58,7 @@ def run_shard(recipe: Recipe, index: int, count: int, tell: Tell, *, dry_run: bo
         shard = {"shard": {"index": index, "count": count}}
         pipeline = _pipeline(_changed(recipe, f"shard-{index}", shard), dry_run=dry_run)
     except _CANT_BEGIN as error:
-        return Outcome(failed=True, message=str(error))
+        return Outcome(failed=True, message=redact(str(error)))
     source = pipeline.source
     if not isinstance(source, MlflowSource):
         return Outcome(failed=True, message=f"shards are of a recipe with our source, not {type(source).__name__}")
@@ -87,7 +87,7 @@ def run_closing(recipe: Recipe, count: int, states: Sequence[str] | None, *, dry
         closing["source"]["type"] = _CLOSING
         pipeline = _pipeline(closing, dry_run=dry_run)
     except _CANT_BEGIN as error:
-        return Outcome(failed=True, message=str(error))
+        return Outcome(failed=True, message=redact(str(error)))
     source = pipeline.source
     if not isinstance(source, ClosingSource):
         raise TypeError(_CLOSING)

@@ -15,12 +15,13 @@ class Unread:
         run_ids: runs that could not be read or mapped.
         runs_missing: some could not be read, and nobody knows which.
         logged_models_missing: so of them.
+        versions_missing: all behind some place.
     """
 
     def __init__(self, report: MlflowSourceReport, guard: RemovalGuard, naming: Naming) -> None:
         self.run_ids: set[str] = set()
         self.runs_missing = False
-        self.logged_models_missing = False
+        self.logged_models_missing = self.versions_missing = False
         self._report, self._guard, self._naming = report, guard, naming
         self._nameless_runs = 0  # unreadable ones whose id was not found out
 
@@ -70,6 +71,7 @@ class Unread:
             self.run(record.run_id)
             return
         self._guard.listing_incomplete(record.kind)
-        self.logged_models_missing |= record.kind == "logged model"
+        self.logged_models_missing |= record.kind in ("logged model", "experiment")
+        self.versions_missing |= record.kind == "model version" and record.listing_broke_off
         if record.kind == "experiment" or (record.kind == "run" and not record.changed_meanwhile):
             self.runs_missing = True

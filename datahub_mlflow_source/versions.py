@@ -49,6 +49,10 @@ class VersionIndex:
         """Whether a version was made of this logged model."""
         return self._logged_models.may_have(model_id)
 
+    def lacks_run(self, model_id: str) -> bool:
+        """Whether such a version does not say from which run it came."""
+        return self._runs.may_have(_RUN_OF + model_id)
+
     def recover_runs(self, run_of: Mapping[str, str]) -> None:
         """The runs of versions that name none, by their logged models."""
         found = [replace(v, run_id=run_id) for model, run_id in run_of.items() for v in self.take(_RUN_OF + model)]

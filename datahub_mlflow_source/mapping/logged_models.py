@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from datahub.metadata.schema_classes import (
     BaseDataClass,
@@ -23,10 +24,11 @@ from datahub.metadata.urns import MlModelUrn
 from datahub_mlflow_source.mapping.code import source_code_url
 from datahub_mlflow_source.mapping.datasets import InputDataset, is_evaluation
 from datahub_mlflow_source.mapping.experiments import time_stamp
-from datahub_mlflow_source.mapping.rules import NOTE, Entity, Rules, Trim, alive, platform_aspects, tag_value
+from datahub_mlflow_source.mapping.rules import LEFT_OUT, NOTE, Entity, Rules, Trim, alive, platform_aspects, tag_value
 from datahub_mlflow_source.mapping.runs import hyper_params
 from datahub_mlflow_source.mapping.urns import experiment_urn, logged_model_urn, run_urn, user_urn
 from datahub_mlflow_source.records import LoggedModel, Metric, ModelMetric, Run, Tags
+from datahub_mlflow_source.redaction import redact
 
 LOGGED_MODEL = "ML Logged Model"
 
@@ -110,7 +112,8 @@ def folded_properties(model: LoggedModel, trim: Trim) -> Iterator[tuple[str, str
     yield "logged_model_status", model.status
     yield "logged_model_status_message", model.status_message
     yield "artifact_uri", model.artifact_uri
-    for key, value in trim.first("tags of the logged model", model.tags, trim.limits.max_tags):
+    tags = [pair for pair in model.tags if pair[0] not in LEFT_OUT]
+    for key, value in trim.first("tags of the logged model", tags, trim.limits.max_tags):
         yield f"logged_model.{key}", value
 
 
@@ -122,21 +125,21 @@ def folded_params(run: Run | None, model: LoggedModel) -> Tags:
 def folded_metrics(run: Run | None, model: LoggedModel, trim: Trim) -> list[MLMetricClass]:
     """The run's last ones, and those of the model that say something else, or say it of a dataset."""
     of_run = {metric.key: metric for metric in run.metrics} if run else {}
-    kept: list[Metric] = []
-    for metric in model.metrics:
-        known = of_run.get(metric.key)
-        if known is None or not _is_same(metric, known):
-            kept.append(metric)
-        elif metric.dataset_name:
-            of_run[metric.key] = metric
-    together = sorted([*of_run.values(), *kept], key=lambda metric: metric.key)
+    copied = {metric.key for metric in model.metrics if _is_copy(metric, of_run.get(metric.key))}
+    kept = [metric for key, metric in of_run.items() if key not in copied]
+    of_model = [
+        replace(metric, value=of_run[metric.key].value) if _is_copy(metric, of_run.get(metric.key)) else metric
+        for metric in model.metrics
+    ]
+    together = sorted([*kept, *of_model], key=lambda metric: metric.key)
     return model_metrics(together, model.source_run_id, trim)
 
 
-def _is_same(metric: ModelMetric, of_run: Metric) -> bool:
-    """MLflow copies a run's metric to the model, and NaN as 0."""
-    value = 0.0 if math.isnan(of_run.value) else of_run.value
-    return (metric.value, metric.timestamp, metric.step) == (value, of_run.timestamp, of_run.step)
+def _is_copy(metric: ModelMetric, of_run: Metric | None) -> bool:
+    """Whether it is the run's own, which MLflow copies to the model, NaN as 0."""
+    if of_run is None or (metric.timestamp, metric.step) != (of_run.timestamp, of_run.step):
+        return False
+    return metric.value == of_run.value or (math.isnan(of_run.value) and metric.value == 0.0)
 
 
 def model_metrics(values: Sequence[Metric], source_run_id: str, trim: Trim) -> list[MLMetricClass]:
@@ -154,7 +157,8 @@ def _said_of(metric: Metric, source_run_id: str) -> str:
     said = f"step {metric.step}"
     if isinstance(metric, ModelMetric):
         if metric.dataset_name:
-            said += f", on {metric.dataset_name}" + (f" ({metric.dataset_digest})" if metric.dataset_digest else "")
+            digest = f" ({redact(metric.dataset_digest)})" if metric.dataset_digest else ""
+            said += f", on {redact(metric.dataset_name)}{digest}"
         if metric.run_id not in ("", source_run_id):
             said += f", by run {metric.run_id}"
     return said

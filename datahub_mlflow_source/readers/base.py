@@ -31,6 +31,11 @@ class Shard:
         number = int(experiment_id) if experiment_id.isdecimal() else crc32(experiment_id.encode())
         return number % self.count == self.index
 
+    def has_run(self, run_id: str) -> bool:
+        """As a database compares ids of hex digits, whatever its collation."""
+        low, high = self.run_ids()
+        return (low is None or run_id >= low) and (high is None or run_id < high)
+
     def parts(self, count: int) -> list[Shard]:
         """This one, cut further."""
         return [Shard(self.index * count + part, self.count * count) for part in range(count)]
@@ -95,6 +100,10 @@ class Reader(Protocol):
 
     def logged_models(self, experiment_ids: Iterable[str]) -> Iterator[LoggedModel | Unreadable] | None:
         """Those of these experiments, by id; None where this MLflow has none, being older than 3.0."""
+        ...
+
+    def is_in_shard(self, model: LoggedModel, shard: Shard) -> bool:
+        """Each logged model is in one: in that which reads its run, in all but odd cases."""
         ...
 
     def runs(self, experiment_ids: Iterable[str], scope: RunScope) -> Iterator[Run | Unreadable]:

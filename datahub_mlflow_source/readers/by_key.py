@@ -13,6 +13,9 @@ from datahub_mlflow_source.records import Kind, Tags, Unreadable
 T = TypeVar("T")
 K = TypeVar("K")
 
+_FIRST_PAGE = 100
+_ROWS_IN_PAGE = 50_000  # of all tables: a run may have thousands of metrics, or ten
+
 # So many keys behind this one (at first: None), in order; fewer mean that there are no more.
 Keys = Callable[[Reading, K | None, int], Sequence[K]]
 # The records of these keys, in order, without those that are left out.
@@ -24,12 +27,13 @@ def walk_by_key(
 ) -> Iterator[list[T | Unreadable]]:
     """All records, in pages of at most `page_size`; where the walk breaks off, an Unreadable that says so.
 
-    A key shows itself as text in messages.
+    Pages are smaller at first, and where many rows belong to each record. A key shows itself as text in messages.
     """
     after: K | None = None
+    size = min(page_size, _FIRST_PAGE)
     while True:
         try:
-            page, records = _page(database, keys, read, after, page_size)
+            page, records, rows_read = _page(database, keys, read, after, size)
         except ServerError as error:
             yield [broke_off(kind, error)]
             return
@@ -37,24 +41,25 @@ def walk_by_key(
             yield from ([record] for record in in_halves(kind, database, page, read))
         else:
             yield list(records)
-        if len(page) < page_size:
+        if len(page) < size:
             return
         after = page[-1]
+        size = max(1, min(page_size, 2 * size, size * _ROWS_IN_PAGE // max(rows_read, 1)))
 
 
 def _page(
     database: Database, keys: Keys[K], read: Read[K, T], after: K | None, page_size: int
-) -> tuple[Sequence[K], Sequence[T] | None]:
-    """The keys of a page and its records; None instead of those where a row can't be read."""
+) -> tuple[Sequence[K], Sequence[T] | None, int]:
+    """The keys of a page, its records, and how many rows those were; None and 0 where a row can't be read."""
 
-    def both(reading: Reading) -> tuple[Sequence[K], Sequence[T]]:
+    def both(reading: Reading) -> tuple[Sequence[K], Sequence[T], int]:
         page = keys(reading, after, page_size)
-        return page, read(reading, page) if page else ()
+        return page, read(reading, page) if page else (), reading.rows_read
 
     try:
         return database.read(both)
     except PageError:
-        return database.read(lambda reading: keys(reading, after, page_size)), None
+        return database.read(lambda reading: keys(reading, after, page_size)), None, 0
 
 
 def in_halves(kind: Kind, database: Database, keys: Sequence[K], read: Read[K, T]) -> Iterator[T | Unreadable]:

@@ -93,7 +93,7 @@ class Database:
             raise PageError(f"{self.connection.shown} holds a row that is none of MLflow's: {what}") from error
 
     def _once(self, work: Callable[[Reading], T]) -> T:
-        with self._engine.connect() as connection:
+        with self._connect() as connection:
             _begin(connection, self.connection.statement_timeout_seconds)
             reading = Reading(connection, self)
             try:
@@ -101,6 +101,15 @@ class Database:
                     return work(reading)
             finally:
                 connection.rollback()
+
+    def _connect(self) -> sa.engine.Connection:
+        try:
+            return self._engine.connect()
+        except (TypeError, ValueError, AttributeError) as error:  # a driver's own, of an option that it doesn't know
+            raise ServerError(
+                f"{self.connection.shown}: its driver can't use an option in `{self.connection.key}`: "
+                f"{redact(str(error))[:200]}. Check what stands behind the `?` there."
+            ) from error
 
     def count(self, seconds: float) -> None:
         """One statement more, which took so long."""
@@ -136,19 +145,26 @@ class Database:
 
 
 class Reading:
-    """One transaction, for as long as `Database.read` lasts."""
+    """One transaction, for as long as `Database.read` lasts.
+
+    Attributes:
+        rows_read: by all its statements.
+    """
 
     def __init__(self, connection: sa.engine.Connection, database: Database) -> None:
         self.connection = connection
+        self.rows_read = 0
         self._database = database
 
     def rows(self, statement: sa.sql.Select[Any], **values: Any) -> list[Any]:
         """All rows of a statement that has a bound."""
         began = time.perf_counter()
         try:
-            return list(self.connection.execute(statement, values).fetchall())
+            found = list(self.connection.execute(statement, values).fetchall())
         finally:
             self._database.count(time.perf_counter() - began)
+        self.rows_read += len(found)
+        return found
 
 
 def _engine(connection: DatabaseConnection) -> sa.engine.Engine:
@@ -162,7 +178,20 @@ def _engine(connection: DatabaseConnection) -> sa.engine.Engine:
     }
     if connection.url.get_backend_name() == "sqlite":
         return sa.create_engine("sqlite://", creator=lambda: _open_sqlite(connection), **settings)
-    return sa.create_engine(connection.url, connect_args={"connect_timeout": _CONNECT_SECONDS}, **settings)
+    options = {key: value for key, value in _options(connection).items() if key not in connection.url.query}
+    return sa.create_engine(connection.url, connect_args=options, **settings)
+
+
+def _options(connection: DatabaseConnection) -> dict[str, Any]:
+    """For the driver. A server that goes away without a word is noticed too: its own timeout never arrives then."""
+    driver = connection.url.get_driver_name()
+    if driver in ("psycopg2", "psycopg"):
+        probes = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+        return {"connect_timeout": _CONNECT_SECONDS, **probes}
+    if driver in ("mysqldb", "pymysql"):
+        seconds = int(connection.statement_timeout_seconds) + _CONNECT_SECONDS
+        return {"connect_timeout": _CONNECT_SECONDS, "read_timeout": seconds, "charset": "utf8mb4"}
+    return {}
 
 
 def _open_sqlite(connection: DatabaseConnection) -> sqlite3.Connection:
@@ -191,6 +220,7 @@ def _begin(connection: sa.engine.Connection, timeout_seconds: float) -> None:
         is_mariadb = getattr(connection.dialect, "is_mariadb", False)
         limit = f"max_statement_time = {timeout_seconds}" if is_mariadb else f"max_execution_time = {millis}"
         connection.exec_driver_sql(f"SET SESSION {limit}")
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")  # or there is no snapshot
         connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
 
 

@@ -16,7 +16,7 @@ from datahub_mlflow_source.connection import Connection
 from datahub_mlflow_source.errors import PageError, ServerError
 from datahub_mlflow_source.readers import rows
 from datahub_mlflow_source.readers.bad_runs import SERVABLE, BadRuns, run_id_of, spell_out, walk_runs
-from datahub_mlflow_source.readers.base import RunScope, aliases_by_version
+from datahub_mlflow_source.readers.base import RunScope, Shard, aliases_by_version
 from datahub_mlflow_source.readers.http import MlflowHttp
 from datahub_mlflow_source.readers.paging import BadRow, Moved, Page, Row, batches, read_ahead, walk
 from datahub_mlflow_source.readers.rest_logged_models import fetch_logged_models
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 _MOST_MODELS, _MOST_ROWS = 1000, 50_000
 _MODELS_PER_PAGE = 900
 _ROWS_PER_PAGE = 49_000
+_LOGGED_MODELS_PER_PAGE = 250  # each with all the steps of its metrics
 _EXPERIMENTS_PER_REQUEST = 500
 _MOST_EXPERIMENTS = 10_000  # each is a bound variable in the server's database, SQLite's limit is 32,766
 _RUN_ID = re.compile(r"[a-zA-Z0-9][\w-]{0,255}")  # MLflow's own rule; a version may claim to be from another
@@ -142,19 +143,28 @@ class RestReader:
         def search(body: Mapping[str, Any]) -> Page:
             return _page(self._tracking.post("logged-models/search", body), "models")
 
+        page_size = min(self._page_size, _LOGGED_MODELS_PER_PAGE)
+
         def pages(ids: list[str]) -> Iterator[list[Row] | BadRow | Moved]:
-            fetch = fetch_logged_models(search, ids)
-            return walk(fetch, self._page_size, rows.name_of, _MOST_ROWS - self._page_size)
+            return walk(fetch_logged_models(search, ids), page_size, rows.name_of, _MOST_ROWS - page_size)
 
         parts = [pages(ids) for ids in batches(experiment_ids, _EXPERIMENTS_PER_REQUEST)]
         order = "ordered by id"
         try:
             first = list(islice(chain.from_iterable(parts), 1))
         except ServerError as error:
-            if error.status == 404:
+            if error.status == 404 and self._is_older_than_3():
                 return None
             return iter((Unreadable("logged model", f"the listing, {order}", str(error), listing_broke_off=True),))
         return _records("logged model", chain(first, *parts), rows.logged_model, order)
+
+    def _is_older_than_3(self) -> bool:
+        """Or does not say: a server without this listing, behind a proxy without `/version`."""
+        major = (self._tracking.version() or "").partition(".")[0]
+        return not major.isdecimal() or int(major) < 3
+
+    def is_in_shard(self, model: LoggedModel, shard: Shard) -> bool:
+        return shard.has_experiment(model.experiment_id)
 
     def runs(self, experiment_ids: Iterable[str], scope: RunScope) -> Iterator[Run | Unreadable]:
         ids = list(filter(scope.shard.has_experiment, experiment_ids))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
+from datahub_mlflow_source.errors import PageError
 from datahub_mlflow_source.readers.paging import Fetch, Page, place_of
 
 Search = Callable[[Mapping[str, Any]], Page]
@@ -20,16 +22,29 @@ def fetch_logged_models(search: Search, experiment_ids: list[str]) -> Fetch:
     """
     given: dict[bool, dict[str, Any]] = {}
 
-    def fetch(token: str | None, size: int, backwards: bool) -> Page:
-        order = [{"field_name": "model_id", "ascending": not backwards}]
-        body: dict[str, Any] = {"experiment_ids": experiment_ids, "order_by": order, "max_results": size}
-        if token:
-            place = place_of(token)
-            like = given.get(backwards) or {"experiment_ids": experiment_ids, "filter_string": None, "order_by": order}
-            body["page_token"] = token if place is None else _encoded({**like, "offset": place})
-        page = search(body)
+    def token_like(question: Mapping[str, Any], backwards: bool) -> dict[str, Any]:
+        """One that was given; else one that is asked for; else, behind a bad first row, as MLflow 3.17 makes it."""
+        if backwards not in given:
+            with suppress(PageError):
+                remember(search({**question, "max_results": 1}), backwards)
+        order = [{"dataset_name": None, "dataset_digest": None, **part} for part in question["order_by"]]
+        made_up = {"experiment_ids": experiment_ids, "filter_string": None, "order_by": order}
+        return given.get(backwards, made_up)
+
+    def remember(page: Page, backwards: bool) -> None:
         if page.next_token and place_of(page.next_token) is not None:
             given[backwards] = json.loads(base64.b64decode(page.next_token))
+
+    def fetch(token: str | None, size: int, backwards: bool) -> Page:
+        order = [{"field_name": "model_id", "ascending": not backwards}]
+        body: dict[str, Any] = {"experiment_ids": experiment_ids, "order_by": order}
+        if token:
+            place = place_of(token)
+            given_token = token if place is None else _encoded({**token_like(body, backwards), "offset": place})
+            page = search({**body, "max_results": size, "page_token": given_token})
+        else:
+            page = search({**body, "max_results": size})
+        remember(page, backwards)
         return page
 
     return fetch

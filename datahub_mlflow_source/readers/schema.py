@@ -79,6 +79,7 @@ _REGISTRY = (
     *(REGISTERED_MODELS, REGISTERED_MODEL_TAGS, REGISTERED_MODEL_ALIASES),
     *(MODEL_VERSIONS, MODEL_VERSION_TAGS),
 )
+_SINCE_3_0_IN_INPUTS = "step"  # column
 _SINCE_3_0 = (LOGGED_MODELS, LOGGED_MODEL_PARAMS, LOGGED_MODEL_TAGS, LOGGED_MODEL_METRICS)
 
 
@@ -125,7 +126,8 @@ def look(database: Database) -> Schema:
 def _missing(there: Mapping[str, frozenset[str]]) -> list[tuple[str, list[str]]]:
     """Tables and their columns that are needed and not there."""
     found = []
-    since_3_0 = _SINCE_3_0 if LOGGED_MODELS.name in there else ()
+    # MySQL doesn't even show tables that a user may not read: a column of another tells that they must be there.
+    since_3_0 = _SINCE_3_0 if _SINCE_3_0_IN_INPUTS in there.get(INPUTS.name, ()) else ()
     for table in (*_TRACKING, *_REGISTRY, *since_3_0):
         needed = {column.name for column in table.c} - {_WORKSPACE}
         lacking = sorted(needed - there.get(table.name, frozenset()))

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from datahub_mlflow_source.backend_store import DatabaseConnection
 from datahub_mlflow_source.errors import ServerError
 from datahub_mlflow_source.readers import schema
-from datahub_mlflow_source.readers.base import RunScope, aliases_by_version
+from datahub_mlflow_source.readers.base import RunScope, Shard, aliases_by_version
 from datahub_mlflow_source.readers.by_key import broke_off, grouped, in_halves, pairs, walk_by_key
 from datahub_mlflow_source.readers.database import Database, Reading
 from datahub_mlflow_source.readers.paging import batches, read_ahead
@@ -116,6 +116,9 @@ class SqlReader:
         pages = walk_by_key("logged model", self._tracking, logged_model_keys, read, self._page_size)
         return chain.from_iterable(pages)
 
+    def is_in_shard(self, model: LoggedModel, shard: Shard) -> bool:
+        return shard.has_run(model.source_run_id)
+
     def runs(self, experiment_ids: Iterable[str], scope: RunScope) -> Iterator[Run | Unreadable]:
         ids = frozenset(experiment_ids)
         if scope.latest_per_experiment:
@@ -133,8 +136,9 @@ class SqlReader:
             wanted = [key.run_id for key in page if key.in_scope(experiment_ids, scope)]
             return keep(read_runs(reading, wanted, whole_range=len(wanted) == len(page)))
 
+        # The database is at work on a page while those before it are mapped and sent; its transaction ends with it.
         keys = partial(run_keys, shard=scope.shard)
-        yield from walk_by_key("run", self._tracking, keys, read, self._page_size)
+        yield from read_ahead(walk_by_key("run", self._tracking, keys, read, self._page_size))
 
     def _latest_runs(self, experiment_ids: frozenset[str], scope: RunScope) -> Iterator[Run | Unreadable]:
         """Found out in one walk, read in another; by experiment, the latest first."""

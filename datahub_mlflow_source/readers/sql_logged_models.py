@@ -18,6 +18,8 @@ from datahub_mlflow_source.readers.schema import (
 )
 from datahub_mlflow_source.records import LoggedModel, ModelMetric
 
+_NAN = float("nan")
+
 
 class LoggedModelKey(NamedTuple):
     """What decides whether a model is wanted, before the rest of it is read."""
@@ -53,10 +55,7 @@ def read_logged_models(
 
     params = grouped(reading.rows(among(LOGGED_MODEL_PARAMS, "param_key", "param_value")))
     tags = grouped(reading.rows(among(LOGGED_MODEL_TAGS, "tag_key", "tag_value")))
-    of_metrics = ("metric_name", "metric_value", "metric_timestamp_ms", "metric_step")
-    metrics = grouped(
-        reading.rows(among(LOGGED_MODEL_METRICS, *of_metrics, "run_id", "dataset_name", "dataset_digest"))
-    )
+    metrics = grouped(reading.rows(_last_metrics(wanted)))
     statement = among(
         *(LOGGED_MODELS, "name", "experiment_id", "source_run_id", "model_type", "status", "status_message"),
         *("artifact_location", "creation_timestamp_ms", "last_updated_timestamp_ms"),
@@ -83,6 +82,21 @@ def read_logged_models(
     ]
 
 
+def _last_metrics(model_ids: Sequence[str]) -> Any:
+    """Of each key and dataset, as `last_metrics` chooses: there may be a million steps."""
+    table = LOGGED_MODEL_METRICS.c
+    place = sa.func.row_number().over(
+        partition_by=(table.model_id, table.metric_name, table.dataset_name, table.dataset_digest),
+        order_by=(table.metric_timestamp_ms.desc(), table.metric_step.desc(), table.run_id),
+    )
+    ranked = sa.select(*LOGGED_MODEL_METRICS.c, place.label("place")).where(table.model_id.in_(model_ids)).subquery()
+    columns = ("model_id", "metric_name", "metric_value", "metric_timestamp_ms", "metric_step", "run_id")
+    return sa.select(*(ranked.c[name] for name in (*columns, "dataset_name", "dataset_digest"))).where(
+        ranked.c.place == 1
+    )
+
+
 def _metric(row: Sequence[Any]) -> ModelMetric:
     key, value, timestamp, step, run_id, dataset, digest = row
-    return ModelMetric(key, float(value or 0.0), timestamp or 0, step or 0, run_id or "", dataset or "", digest or "")
+    number = _NAN if value is None else float(value)
+    return ModelMetric(key, number, timestamp or 0, step or 0, run_id or "", dataset or "", digest or "")

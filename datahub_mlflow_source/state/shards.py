@@ -43,6 +43,7 @@ class ShardState(CheckpointStateBase):
     """One shard's part of what removal has to know, and of the datasets."""
 
     complete: bool = False  # it came to its end, without a failure that makes all of it doubtful
+    failed: bool = False  # something of it could not be read, or was not sent
     sent: list[str] = Field(default_factory=list)  # URNs, apart from runs, which are never removed
     keep: list[str] = Field(default_factory=list)  # URNs of what could not be read or mapped
     handed_over: list[str] = Field(default_factory=list)  # URNs of models that another shard sends with their run

@@ -93,7 +93,8 @@ def test_what_was_deleted_goes_and_the_rest_stays(server: MlflowServer, gms: Gms
 
 
 @pytest.mark.parametrize(
-    "path", ["experiments/search", "registered-models/search", "model-versions/search", "runs/search"]
+    "path",
+    ["experiments/search", "registered-models/search", "model-versions/search", "logged-models/search", "runs/search"],
 )
 def test_a_listing_that_fails_removes_nothing(
     server: MlflowServer, gms: GmsStandIn, proxy: CountingProxy, path: str

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,14 +225,18 @@ def test_a_process_that_is_killed_is_replaced(tmp_path: Path, gms: GmsStandIn) -
 def test_ctrl_c_ends_it_promptly_and_leaves_no_process_and_no_state(tmp_path: Path, gms: GmsStandIn) -> None:
     with _filled(tmp_path / "bulk") as database:
         config = {"backend_store_uri": database, "stateful_ingestion": {"enabled": True}}
-        running = _started("ingest", "-c", str(_recipe(tmp_path, config, _into(gms), "shards")), "--shards", "2")
+        recipe = _recipe(tmp_path, config, _into(gms), "shards")
+        (tmp_path / "temporary").mkdir()
+        running = _started("ingest", "-c", str(recipe), "--shards", "2", TMPDIR=str(tmp_path / "temporary"))
         _until(lambda: len(gms.urns("dataProcessInstance")) > 10)
+        assert list(tmp_path.glob("temporary/datahub-mlflow-*/*"))
         running.send_signal(signal.SIGINT)
         running.communicate(timeout=240)
         assert running.returncode not in (0, None)
         assert len(gms.urns("dataProcessInstance")) < RUNS
         _until(lambda: not _children(running.pid))
         assert not gms.urns("dataJob")
+        _until(lambda: not list(tmp_path.glob("temporary/datahub-mlflow-*")))
 
 
 # Dask
@@ -361,6 +366,7 @@ def test_what_one_shard_could_not_read_is_kept_by_the_closing_step(
     ended = _command("ingest", "-c", rest, "--shards", "2")
     assert ended.returncode == 1
     assert "MLflow can't serve it" in ended.stdout
+    assert "A shard had failures" in ended.stdout
     assert len(_removed(gms)) == 2  # the model and its version: one bad row stops nothing
 
 
@@ -437,6 +443,25 @@ def test_finish_without_a_state_says_what_is_missing(own: MlflowServer, gms: Gms
     assert "Say --shards" in ended.stderr
 
 
+def test_one_shard_that_cannot_begin_takes_no_other_along(
+    rich: MlflowServer, gms: GmsStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OneCannot(shard_pool.Processes):
+        def shards(self, recipe: Any, count: int, tell: Any, *, dry_run: bool) -> Any:
+            done = super().shards(recipe, count, tell, dry_run=dry_run)
+            return [done[0], replace(done[1], failed=True, message="DataHub was away", state="", report={})]
+
+    monkeypatch.setattr(cli, "Processes", OneCannot)
+    recipe = _recipe(tmp_path, {"tracking_uri": rich.url, "stateful_ingestion": {"enabled": True}}, _into(gms), "one")
+    ended = CliRunner().invoke(cli.main, ["ingest", "-c", str(recipe), "--shards", "2"])
+    assert ended.exit_code == 1
+    assert "DataHub was away" in ended.output
+    assert "A shard did not come to its end" in ended.output
+    assert "experiments:" in ended.output
+    assert gms.urns("dataset")  # which the closing step sends
+    assert not _removed(gms)
+
+
 @pytest.mark.parametrize(
     "text", ["[1, 2]", "", "source: text", "source: {config: text}", "a: [", "source: ${NOT_SET_X}"]
 )
@@ -483,9 +508,9 @@ def _dask(folder: Path, workers: int = 2) -> Iterator[tuple[str, list[subprocess
         yield scheduler, [start(f"worker-{number}", *worker) for number in range(workers)]
 
 
-def _started(*arguments: str) -> subprocess.Popen[str]:
+def _started(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     command = interruptible([BIN / "datahub-mlflow", *arguments])
-    env = os.environ | {"DATAHUB_TELEMETRY_ENABLED": "false"}
+    env = os.environ | {"DATAHUB_TELEMETRY_ENABLED": "false"} | environment
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -189,6 +189,23 @@ def test_a_run_that_mlflow_cannot_serve_is_there(sqlite_store: Stored, tmp_path:
     sqlite_store.server.post("experiments/delete", experiment_id=experiment_id)
 
 
+def test_a_logged_model_that_mlflow_cannot_serve_is_there(sqlite_store: Stored, tmp_path: Path) -> None:
+    server = sqlite_store.server
+    model_id = sqlite_store.content.logged_models["checkpoint"]
+    server.execute("UPDATE logged_models SET status = 9 WHERE model_id = ?", model_id)
+    server.execute("UPDATE logged_model_metrics SET metric_value = NULL WHERE model_id = ?", model_id)
+    try:
+        from_sql = sqlite_store.sql(tmp_path / "s")
+        shown = from_sql.named("mlModel", "checkpoint")[1]["mlModelProperties"]
+        assert shown["customProperties"]["mlflow_source.status"] == "UNSPECIFIED"
+        assert {metric["value"] for metric in shown["trainingMetrics"]} == {"nan"}
+        over_rest = sqlite_store.rest(tmp_path / "r")
+        assert (over_rest.failed, from_sql.failed) == (True, False)
+    finally:
+        server.execute("UPDATE logged_models SET status = 2 WHERE model_id = ?", model_id)
+        server.execute("UPDATE logged_model_metrics SET metric_value = 0.5 WHERE model_id = ?", model_id)
+
+
 def runs_of(ingested: Ingested) -> list[Any]:
     return [ingested.aspects[urn] for urn in ingested.urns("dataProcessInstance")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -40,6 +41,12 @@ def make_run_row(run_id: str = "a", **info: Any) -> Row:
     }
 
 
+def make_logged_model_row(model_id: str = "m-a", **info: Any) -> Row:
+    """As a server sends a logged model without params and metrics; `info` replaces fields of its info."""
+    row = {"model_id": model_id, "experiment_id": "1", "name": "classifier", "status": "LOGGED_MODEL_READY", **info}
+    return {"info": row, "data": {}}
+
+
 def make_experiment_row(experiment_id: str, **fields: Any) -> Row:
     return {"experiment_id": experiment_id, "name": f"experiment {experiment_id}", **fields}
 
@@ -56,9 +63,11 @@ class FakeMlflow:
     runs: list[Any] = field(default_factory=list)
     models: list[Any] = field(default_factory=list)
     versions: list[Any] = field(default_factory=list)
+    logged_models: list[Any] = field(default_factory=list)
     bad: set[str] = field(default_factory=set)
     looks_ahead: bool = True
     filter_helps: bool = True
+    version: str | None = "3.17.2"
     asked: list[tuple[str, Row]] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)  # given instead, by path
 
@@ -76,7 +85,8 @@ class FakeMlflow:
         mock.add_callback("POST", api + "runs/search", self._callback(self._runs))
         mock.add_callback("GET", api + "registered-models/search", self._callback(self._models))
         mock.add_callback("GET", api + "model-versions/search", self._callback(self._versions))
-        mock.add("GET", url + "/version", body="3.17.2")
+        mock.add_callback("POST", api + "logged-models/search", self._callback(self._logged_models))
+        mock.add_callback("GET", url + "/version", lambda _: (200 if self.version else 404, {}, self.version or ""))
 
     def queries(self, path: str) -> list[Row]:
         return [query for asked, query in self.asked if asked == path]
@@ -98,6 +108,26 @@ class FakeMlflow:
 
     def _versions(self, query: Row) -> Answer:
         return self._page("model_versions", self.versions, query, _version)
+
+    def _logged_models(self, query: Row) -> Answer:
+        """Its tokens hold the question, and are refused with any other (mlflow/utils/search_utils.py)."""
+        order = [{"dataset_name": None, "dataset_digest": None, **part} for part in query["order_by"]]
+        question = {"experiment_ids": query["experiment_ids"], "filter_string": None, "order_by": order}
+        models = [row for row in self.logged_models if _experiment_of(row) in query["experiment_ids"]]
+        models.sort(key=_model_id, reverse=not query["order_by"][0]["ascending"])
+        offset = 0
+        if "page_token" in query:
+            token = json.loads(base64.b64decode(query["page_token"]))
+            offset = token.pop("offset")
+            if token != question:
+                return 400, {}, json.dumps({"error_code": "INVALID_PARAMETER_VALUE", "message": "page token"})
+        page = {"max_results": query["max_results"], "page_token": offset_token(offset)}
+        status, headers, body = self._page("models", models, page, _model_id)
+        answer = json.loads(body)
+        if given := answer.get("next_page_token"):
+            full = {**question, "offset": offset_of(given, PageError("not ours"))}
+            answer["next_page_token"] = base64.b64encode(json.dumps(full).encode()).decode()
+        return status, headers, json.dumps(answer)
 
     def _runs(self, query: Row) -> Answer:
         among = [run for run in self.runs if _experiment_of(run) in query["experiment_ids"]]
@@ -138,6 +168,10 @@ def _one_each(url: str) -> Row:
 def _run_id(row: Any) -> str:
     info = row.get("info") if isinstance(row, dict) else None
     return str(info.get("run_id")) if isinstance(info, dict) else ""
+
+
+def _model_id(row: Any) -> str:
+    return str(row["info"].get("model_id")) if isinstance(row, dict) else ""
 
 
 def _experiment_of(row: Any) -> str:

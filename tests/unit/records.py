@@ -9,13 +9,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from datahub_mlflow_source.records import DatasetInput, Experiment, Metric, ModelVersion, RegisteredModel, Run
+from datahub_mlflow_source.records import (
+    DatasetInput,
+    Experiment,
+    LoggedModel,
+    Metric,
+    ModelMetric,
+    ModelVersion,
+    RegisteredModel,
+    Run,
+)
 
-R = TypeVar("R", Experiment, Run, Metric, DatasetInput, RegisteredModel, ModelVersion)
+R = TypeVar("R", Experiment, Run, Metric, ModelMetric, DatasetInput, RegisteredModel, ModelVersion, LoggedModel)
 
 START = 1_700_000_000_000  # epoch milliseconds: 2023-11-14, 22:13:20 UTC
 END = START + 60_000
 RUN_ID = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+MODEL_ID = "m-00112233445566778899aabbccddeeff"
 
 _EXPERIMENT = Experiment(
     experiment_id="1",
@@ -70,6 +80,24 @@ _VERSION = ModelVersion(
     tags=(),
     aliases=(),
 )
+_MODEL_METRIC = ModelMetric(
+    key="auc", value=0.9, timestamp=END, step=0, run_id=RUN_ID, dataset_name="", dataset_digest=""
+)
+_LOGGED_MODEL = LoggedModel(
+    model_id=MODEL_ID,
+    name="classifier",
+    experiment_id="1",
+    source_run_id=RUN_ID,
+    model_type="",
+    status="READY",
+    status_message="",
+    artifact_uri=f"mlflow-artifacts:/1/models/{MODEL_ID}/artifacts",
+    creation_time=END,
+    last_updated_time=END,
+    params=(),
+    metrics=(),
+    tags=(),
+)
 
 
 def make_experiment(**fields: Any) -> Experiment:
@@ -102,6 +130,16 @@ def make_model(**fields: Any) -> RegisteredModel:
 def make_version(**fields: Any) -> ModelVersion:
     """Version 1 of `churn-model`, ready, without stage, of the run that `make_run()` gives. Aliases: a tuple."""
     return _made(_VERSION, fields)
+
+
+def make_logged_model(**fields: Any) -> LoggedModel:
+    """A logged model `classifier`, ready, of the run that `make_run()` gives."""
+    return _made(_LOGGED_MODEL, fields)
+
+
+def make_model_metric(key: str = "auc", value: float = 0.9, **fields: Any) -> ModelMetric:
+    """The last value of a metric of that model, at step 0, on no dataset."""
+    return _made(_MODEL_METRIC, {"key": key, "value": value, **fields})
 
 
 def _made(record: R, fields: Mapping[str, Any]) -> R:

@@ -129,6 +129,21 @@ class TestPassword:
                 address(uri, backend_store_password=f"p@/{SECRET}") == f"postgresql+psycopg2://u:p%40%2F{SECRET}@h/db"
             )
 
+    @pytest.mark.parametrize(
+        ("uri", "password"),
+        [
+            ("postgresql://u@h/registry", SECRET),
+            ("postgresql://u:own@h/registry", "own"),
+            ("postgresql://u@elsewhere/registry", None),
+        ],
+    )
+    @pytest.mark.parametrize("key", ["registry_uri", "MLFLOW_REGISTRY_URI"])
+    def test_that_of_the_recipe_goes_to_no_other_host(self, key: str, uri: str, password: str | None) -> None:
+        config = MlflowSourceConfig.model_validate(
+            {"backend_store_uri": "postgresql://u@h/db", "backend_store_password": SECRET}
+        )
+        assert database_connection(key, uri, config)[0].url.password == password
+
     def test_that_of_the_address_is_taken_else(self) -> None:
         assert opened(f"postgresql://u:%40{SECRET}@h/db")[0].url.password == f"@{SECRET}"
 

@@ -31,6 +31,7 @@ from datahub.metadata.schema_classes import (
 from datahub.metadata.urns import DataProcessInstanceUrn
 
 from datahub_mlflow_source.config import MlflowSourceConfig
+from datahub_mlflow_source.mapping.urns import Naming, logged_model_urn
 from datahub_mlflow_source.records import Experiment, Kind
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.report import MlflowSourceReport
@@ -208,6 +209,7 @@ class TestWhatCouldNotBeRead:
             ("run", {"dataset"}),
             ("registered model", {"mlModelGroup", "mlModel"}),
             ("model version", {"mlModel"}),
+            ("logged model", set()),
         ],
     )
     def test_where_nobody_knows_what_is_missing_all_of_its_types_stay(
@@ -402,3 +404,35 @@ class TestRenames:
         catalog.ingest([*containers(50), *versions(50)])
         assert len(catalog.ingest([*containers(20), *versions(50)]).removed) == 30
         assert graph.asked == 20
+
+
+class TestLoggedModels:
+    """They come and go with experiments, though DataHub has them as models, as versions are."""
+
+    LOGGED = tuple(
+        str(logged_model_urn(f"m-{number:032x}", naming))
+        for number, naming in enumerate([Naming(), Naming("DEV", "eu")] * 4)
+    )
+
+    @pytest.mark.parametrize(
+        ("kind", "stay"),
+        [
+            ("experiment", True),
+            ("logged model", True),
+            ("model version", True),
+            ("registered model", False),
+            ("run", False),
+        ],
+    )
+    def test_they_stay_where_something_is_missing_that_they_hang_on(
+        self, catalog: Catalog, kind: Kind, stay: bool
+    ) -> None:
+        catalog.ingest([*self.LOGGED, *containers(4)])
+        outcome = catalog.ingest([*self.LOGGED[1:], *containers(4)], incomplete(kind))
+        assert (self.LOGGED[0] in outcome.kept, self.LOGGED[0] in outcome.removed) == (stay, not stay)
+
+    def test_too_many_gone_at_once_stay_and_versions_go(self, catalog: Catalog) -> None:
+        catalog.ingest([*self.LOGGED, *versions(10)])
+        outcome = catalog.ingest([self.LOGGED[0], *versions(9)])
+        assert outcome.kept == set(self.LOGGED[1:])
+        assert outcome.removed == {versions(10)[9]}

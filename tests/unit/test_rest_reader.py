@@ -15,8 +15,8 @@ from datahub_mlflow_source.errors import ServerError
 from datahub_mlflow_source.readers import rest
 from datahub_mlflow_source.readers.base import RunScope
 from datahub_mlflow_source.readers.rest import RestReader
-from datahub_mlflow_source.records import ModelVersion, RegisteredModel, Run, Unreadable
-from tests.unit.fake_mlflow import URL, FakeMlflow, make_experiment_row, make_run_row
+from datahub_mlflow_source.records import LoggedModel, ModelVersion, RegisteredModel, Run, Unreadable
+from tests.unit.fake_mlflow import URL, FakeMlflow, make_experiment_row, make_logged_model_row, make_run_row
 from tests.unit.records import START
 
 ALL = RunScope()
@@ -292,15 +292,82 @@ class TestRunsById:
         assert [(record.what, record.listing_broke_off) for record in found] == [("a search for runs by id", True)]
 
 
+class TestLoggedModels:
+    def test_those_of_these_experiments_come_by_id(self, mlflow: FakeMlflow) -> None:
+        mlflow.logged_models = [
+            make_logged_model_row("m-b"),
+            make_logged_model_row("m-a", experiment_id="2"),
+            make_logged_model_row("m-c", experiment_id="3"),
+        ]
+        assert model_ids(open_reader(), "12") == ["m-a", "m-b"]
+        assert mlflow.queries("logged-models/search") == [
+            {
+                "experiment_ids": ["1", "2"],
+                "order_by": [{"field_name": "model_id", "ascending": True}],
+                "max_results": 250,
+            }
+        ]
+
+    @pytest.mark.parametrize("page_size", [1, 2, 3, 1000])
+    def test_all_pages_come(self, mlflow: FakeMlflow, page_size: int) -> None:
+        mlflow.logged_models = [make_logged_model_row(f"m-{number}") for number in range(7)]
+        assert model_ids(open_reader(page_size)) == [f"m-{number}" for number in range(7)]
+
+    @pytest.mark.parametrize("page_size", [1, 2, 1000])
+    @pytest.mark.parametrize("looks_ahead", [False, True], ids=["before 3.10", "since 3.10"])
+    @pytest.mark.parametrize("bad", [0, 3, 6])
+    def test_a_bad_one_is_left_out(self, mlflow: FakeMlflow, page_size: int, bad: int, looks_ahead: bool) -> None:
+        mlflow.looks_ahead = looks_ahead
+        ids = [f"m-{number}" for number in range(7)]
+        mlflow.logged_models, mlflow.bad = [make_logged_model_row(id_) for id_ in ids], {ids[bad]}
+        found = list(open_reader(page_size).logged_models("1") or ())
+        assert sorted(record.model_id for record in found if isinstance(record, LoggedModel)) == sorted(
+            {*ids} - {ids[bad]}
+        )
+        assert [(record.kind, record.listing_broke_off) for record in unreadable(found)] == [("logged model", False)]
+
+    def test_five_hundred_experiments_share_a_request(self, mlflow: FakeMlflow) -> None:
+        list(open_reader().logged_models(map(str, range(1200))) or ())
+        assert [len(query["experiment_ids"]) for query in mlflow.queries("logged-models/search")] == [500, 500, 200]
+
+    def test_no_experiments_need_no_request(self, mlflow: FakeMlflow) -> None:
+        assert list(open_reader().logged_models([]) or ()) == []
+        assert mlflow.asked == []
+
+    @pytest.mark.parametrize("version", ["2.22.5", None])
+    def test_an_older_server_has_none(self, mlflow: FakeMlflow, version: str | None) -> None:
+        mlflow.version = version
+        mlflow.answers["logged-models/search"] = (404, {}, "<!doctype html>")
+        assert open_reader().logged_models("1") is None
+
+    def test_where_a_newer_one_answers_so_something_is_wrong(self, mlflow: FakeMlflow) -> None:
+        """A proxy in a bad moment: taken for none, all of them would be deleted."""
+        mlflow.answers["logged-models/search"] = (404, {}, "<!doctype html>")
+        found = unreadable(open_reader().logged_models("1") or ())
+        assert [record.listing_broke_off for record in found] == [True]
+
+    def test_a_row_that_is_none_of_mlflows_is_left_out_and_named(self, mlflow: FakeMlflow) -> None:
+        mlflow.logged_models = [make_logged_model_row("m-a", name=7), make_logged_model_row("m-b")]
+        found = list(open_reader().logged_models("1") or ())
+        assert [record.what for record in unreadable(found)] == ["m-a"]
+
+
+def model_ids(reader: RestReader, experiment_ids: Iterable[str] = "1") -> list[str]:
+    found = reader.logged_models(experiment_ids)
+    assert found is not None
+    return [record.model_id for record in found if isinstance(record, LoggedModel)]
+
+
 LISTINGS: dict[str, tuple[str, Callable[[RestReader], Iterator[Any]]]] = {
     "experiments/search": ("experiment", lambda reader: reader.experiments()),
     "registered-models/search": ("registered model", lambda reader: reader.registry()),
     "model-versions/search": ("model version", lambda reader: reader.registry()),
     "runs/search": ("run", lambda reader: reader.runs(["1"], ALL)),
+    "logged-models/search": ("logged model", lambda reader: reader.logged_models(["1"]) or iter(())),
 }
 BROKEN = {
     "refused": (403, "{}"),
-    "no list": (200, '{"experiments": {}, "registered_models": {}, "model_versions": {}, "runs": {}}'),
+    "no list": (200, '{"experiments": {}, "registered_models": {}, "model_versions": {}, "runs": {}, "models": {}}'),
     "no object": (200, "[]"),
     "HTML": (200, "<html>"),
 }

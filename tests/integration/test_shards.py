@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -99,7 +100,7 @@ def test_shards_together_send_the_whole_and_nothing_twice(
         for urn in shard.aspects.keys() - twice:
             assert shard.aspects[urn] == whole.aspects[urn]
             assert shard.events.get(urn) == whole.events.get(urn)
-    for kind in ("experiments", "runs", "models", "versions"):
+    for kind in ("experiments", "runs", "models", "versions", "logged_models"):
         sent = [getattr(shard.report, kind).sent for shard in shards]
         assert sum(sent) == getattr(whole.report, kind).sent, kind
         assert getattr(shards[0].report, kind).read >= sent[0]
@@ -223,20 +224,20 @@ def test_a_process_that_is_killed_is_replaced(tmp_path: Path, gms: GmsStandIn) -
 
 
 def test_ctrl_c_ends_it_promptly_and_leaves_no_process_and_no_state(tmp_path: Path, gms: GmsStandIn) -> None:
-    with _filled(tmp_path / "bulk") as database:
+    # The test's own folder has too long a name for the sockets of Python's fork server.
+    with _filled(tmp_path / "bulk") as database, TemporaryDirectory() as temporary:
         config = {"backend_store_uri": database, "stateful_ingestion": {"enabled": True}}
         recipe = _recipe(tmp_path, config, _into(gms), "shards")
-        (tmp_path / "temporary").mkdir()
-        running = _started("ingest", "-c", str(recipe), "--shards", "2", TMPDIR=str(tmp_path / "temporary"))
+        running = _started("ingest", "-c", str(recipe), "--shards", "2", TMPDIR=temporary)
         _until(lambda: len(gms.urns("dataProcessInstance")) > 10)
-        assert list(tmp_path.glob("temporary/datahub-mlflow-*/*"))
+        assert list(Path(temporary).glob("datahub-mlflow-*/*"))
         running.send_signal(signal.SIGINT)
         running.communicate(timeout=240)
         assert running.returncode not in (0, None)
         assert len(gms.urns("dataProcessInstance")) < RUNS
         _until(lambda: not _children(running.pid))
         assert not gms.urns("dataJob")
-        _until(lambda: not list(tmp_path.glob("temporary/datahub-mlflow-*")))
+        _until(lambda: not list(Path(temporary).glob("datahub-mlflow-*")))
 
 
 # Dask

@@ -334,7 +334,7 @@ def _make_logged_models(
 ) -> tuple[dict[tuple[str, str], str], dict[str, str]]:
     """Versions, and ids of those that are none.
 
-    Two that versions are made of, of which one knows the run that its version lost, and three that are none.
+    Two that versions are made of, of which one knows the run that its version lost, and four that are none.
     """
     churn = experiments[CHURN]
     classifier = _log_model(server, churn, "classifier", runs["full"], model_type="sklearn", params={"trees": "100"})
@@ -349,6 +349,7 @@ def _make_logged_models(
         _log_metric(server, runs["full"], checkpoint, "f1", value, step=step)
     _log_metric(server, runs["child 2"], checkpoint, "f1", 0.66, step=0, dataset=("holdout", "abcd1234"))
     nobodys = _log_model(server, churn, "nobody's", "", ready=False)
+    failed = _log_model(server, churn, "of a run without versions", runs["failed"])
     odd = _log_model(server, experiments[FORECAST], "a, (b)", runs["child 1"])
     lost = _log_model(server, experiments[FORECAST], "lost", runs["child 1"], params={"horizon": "7"})
     _make_model(server, "logged")
@@ -360,7 +361,7 @@ def _make_logged_models(
     }
     _make_version(server, "logged", runs["child 1"], source=f"models:/{lost}", model_id=lost)
     server.execute("UPDATE model_versions SET run_id = NULL WHERE name = ? AND version = ?", "logged", 2)
-    return versions, {"checkpoint": checkpoint, "nobody's": nobodys, "a, (b)": odd}
+    return versions, {"checkpoint": checkpoint, "nobody's": nobodys, "a, (b)": odd, "of a run without versions": failed}
 
 
 def _log_model(

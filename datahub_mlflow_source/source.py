@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import time
 from collections.abc import Iterable
@@ -40,6 +42,9 @@ from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.report import MlflowSourceReport
 from datahub_mlflow_source.selection import Selection
 from datahub_mlflow_source.state.shards import ShardHandler, ShardState
+
+# Python would go through all that DataHub has loaded once more before the process ends: a third of a second.
+atexit.register(gc.freeze)
 
 _DAY_MILLIS = 24 * 60 * 60 * 1000
 
@@ -117,6 +122,13 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
 
     def get_report(self) -> MlflowSourceReport:
         return self.report
+
+    def get_excluded_workunit_processors(self) -> list[Any]:
+        """The one that looks through every URN of every aspect for tags and terms that nobody sends.
+
+        The only ones we name are those of stages, which we send ourselves. A twelfth of an ingestion's time.
+        """
+        return ["AutoMaterializeReferencedTagsTermsProcessor"]
 
     def get_workunits_internal(self) -> Iterable[MetadataWorkUnit]:
         """Everything there is, or one failure that says why nothing is."""

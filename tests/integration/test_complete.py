@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import defaultdict
 from typing import Any
 
@@ -240,6 +241,14 @@ def test_no_credential_that_somebody_logged_comes_out(ingested: Ingested) -> Non
     sent = json.dumps(ingested.proposals, ensure_ascii=False)
     for secret in SECRETS:
         assert secret not in sent
+
+
+def test_every_tag_and_term_that_is_named_is_sent(ingested: Ingested) -> None:
+    """The framework's own look for those that nobody sends is left out."""
+    sent = json.dumps(ingested.proposals, ensure_ascii=False)
+    named = set(re.findall(r'"(urn:li:(?:tag|glossaryTerm):[^"]+)"', sent))
+    assert named
+    assert named <= ingested.aspects.keys()
 
 
 def test_only_entities_of_ours_are_written(ingested: Ingested) -> None:

@@ -24,7 +24,7 @@ from datahub.metadata.urns import MlModelUrn
 from datahub_mlflow_source.mapping.code import source_code_url
 from datahub_mlflow_source.mapping.datasets import InputDataset, is_evaluation
 from datahub_mlflow_source.mapping.experiments import time_stamp
-from datahub_mlflow_source.mapping.rules import LEFT_OUT, NOTE, Entity, Rules, Trim, alive, platform_aspects, tag_value
+from datahub_mlflow_source.mapping.rules import NOTE, Entity, Rules, Trim, alive, platform_aspects, tag_value
 from datahub_mlflow_source.mapping.runs import hyper_params
 from datahub_mlflow_source.mapping.urns import experiment_urn, logged_model_urn, run_urn, user_urn
 from datahub_mlflow_source.records import LoggedModel, Metric, ModelMetric, Run, Tags
@@ -112,8 +112,7 @@ def folded_properties(model: LoggedModel, trim: Trim) -> Iterator[tuple[str, str
     yield "logged_model_status", model.status
     yield "logged_model_status_message", model.status_message
     yield "artifact_uri", model.artifact_uri
-    tags = [pair for pair in model.tags if pair[0] not in LEFT_OUT]
-    for key, value in trim.first("tags of the logged model", tags, trim.limits.max_tags):
+    for key, value in trim.tags("tags of the logged model", model.tags):
         yield f"logged_model.{key}", value
 
 

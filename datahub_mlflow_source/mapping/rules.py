@@ -136,14 +136,17 @@ class Trim:
         self.cut.append(f"{what}: {len(things)}, {most} sent")
         return things[:most]
 
+    def tags(self, what: str, tags: Tags) -> Sequence[tuple[str, str]]:
+        """MLflow's tags but those that are never sent, the first so many."""
+        return self.first(what, [pair for pair in tags if pair[0] not in LEFT_OUT], self.limits.max_tags)
+
     def properties(self, tags: Tags, ours: Iterable[tuple[str, str | None]]) -> dict[str, str]:
         """Custom properties: MLflow's tags under their own keys, ours with a prefix.
 
         `ours` are pairs of a key without prefix and a value; empty values are left out. A tag whose key looks
         like one of ours gets `tag.` in front.
         """
-        kept = [pair for pair in tags if pair[0] not in LEFT_OUT]
-        found = {_tag_key(key): self.value(key, text) for key, text in self.first("tags", kept, self.limits.max_tags)}
+        found = {_tag_key(key): self.value(key, text) for key, text in self.tags("tags", tags)}
         found.update((OURS + key, self.value(key, text)) for key, text in ours if text)
         return found
 

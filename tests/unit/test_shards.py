@@ -15,19 +15,14 @@ from datahub_mlflow_source.readers.base import WHOLE, Shard
 from datahub_mlflow_source.shard_report import merged, shown
 
 
-def _has(shard: Shard, run_id: str) -> bool:
-    low, high = shard.run_ids()
-    return (low is None or run_id >= low) and (high is None or run_id < high)
-
-
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
 def test_each_run_id_is_in_one_shard(count: int) -> None:
     random_ = random.Random(count)
     ids = [f"{random_.getrandbits(128):032x}" for _ in range(2000)]
     odd = ["", "0" * 32, "f" * 32, "My-Run", "zz", "~", *(f"{16**8 * i // count:08x}" for i in range(count))]
     shards = [Shard(index, count) for index in range(count)]
-    assert all(sum(_has(shard, run_id) for shard in shards) == 1 for run_id in [*ids, *odd])
-    sizes = [sum(_has(shard, run_id) for run_id in ids) for shard in shards]
+    assert all(sum(shard.has_run(run_id) for shard in shards) == 1 for run_id in [*ids, *odd])
+    sizes = [sum(shard.has_run(run_id) for run_id in ids) for shard in shards]
     assert max(sizes) < 1.2 * len(ids) / count + 30
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datahub.utilities.file_backed_collections import FileBackedDict
 
 from datahub_mlflow_source.records import LoggedModel
-from datahub_mlflow_source.versions import HashSet
+from datahub_mlflow_source.versions import ByRun
 
 _NO_RUN = "\n"  # before the id of one that was logged outside a run: no run id begins so
 _IN_MEMORY = 2000  # of each of the two: some 10 KB each, with params, metrics and tags
@@ -20,13 +20,12 @@ class LoggedModelIndex:
         """`most_per_run`: so many models of their own are kept of one run, the latest."""
         self._most_per_run = most_per_run
         self._registered: FileBackedDict[LoggedModel] = FileBackedDict(cache_max_size=in_memory)
-        self._of_run: FileBackedDict[list[LoggedModel]] = FileBackedDict(cache_max_size=in_memory)
-        self._runs = HashSet()
+        self._by_run: ByRun[LoggedModel] = ByRun(in_memory, _latest_first)
 
     def close(self) -> None:
         """Removes the temporary files."""
         self._registered.close()
-        self._of_run.close()
+        self._by_run.close()
 
     def add_registered(self, model: LoggedModel) -> None:
         """One that a version was made of."""
@@ -38,10 +37,8 @@ class LoggedModelIndex:
 
     def add(self, model: LoggedModel) -> bool:
         """One that is a model of its own. False where the run now has one too many, and the oldest is left out."""
-        run_id = model.source_run_id or _NO_RUN + model.model_id
-        models = self._of_run.for_mutation(run_id, [])
+        models = self._by_run.for_adding(model.source_run_id or _NO_RUN + model.model_id)
         models.append(model)
-        self._runs.add(run_id)
         if len(models) <= self._most_per_run:
             return True
         models.sort(key=_latest_first)
@@ -50,21 +47,15 @@ class LoggedModelIndex:
 
     def of_run(self, run_id: str) -> list[LoggedModel]:
         """The models of their own that this run logged, the latest first."""
-        if not self._runs.may_have(run_id):
-            return []
-        return sorted(self._of_run.get(run_id, []), key=_latest_first)
+        return self._by_run.of(run_id)
 
     def take(self, run_id: str) -> list[LoggedModel]:
         """The same; they wait no longer."""
-        models = self.of_run(run_id)
-        if models:
-            del self._of_run[run_id]
-        return models
+        return self._by_run.take(run_id)
 
     def take_all(self) -> Iterator[LoggedModel]:
         """Those whose run did not come by, or that have none."""
-        for run_id in sorted(self._of_run):
-            yield from self.take(run_id)
+        return self._by_run.take_all()
 
 
 def _latest_first(model: LoggedModel) -> tuple[int, str]:

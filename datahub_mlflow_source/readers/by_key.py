@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from datahub_mlflow_source.errors import PageError, ServerError
 from datahub_mlflow_source.readers.database import Database, Reading
+from datahub_mlflow_source.readers.workers import in_order
 from datahub_mlflow_source.records import Kind, Tags, Unreadable
 
 T = TypeVar("T")
@@ -27,39 +29,64 @@ def walk_by_key(
 ) -> Iterator[list[T | Unreadable]]:
     """All records, in pages of at most `page_size`; where the walk breaks off, an Unreadable that says so.
 
-    Pages are smaller at first, and where many rows belong to each record. A key shows itself as text in messages.
+    As many pages are read at a time as there may be connections, so that the database is at work on one while another
+    is built here, and a third is mapped and sent. Pages are smaller at first, and where many rows belong to each
+    record. A key shows itself as text in messages.
     """
-    after: K | None = None
-    size = min(page_size, _FIRST_PAGE)
-    while True:
-        try:
-            page, records, rows_read = _page(database, keys, read, after, size)
-        except ServerError as error:
-            yield [broke_off(kind, error)]
+    size = _PageSize(page_size)
+
+    def counted(reading: Reading, page: Sequence[K]) -> Sequence[T]:
+        records = read(reading, page)
+        size.rows_of_each = reading.rows_read / len(page)
+        return records
+
+    def records_of(page: Sequence[K] | Unreadable) -> list[T | Unreadable]:
+        return [page] if isinstance(page, Unreadable) else list(in_halves(kind, database, page, counted))
+
+    for found in in_order(records_of, _key_pages(kind, database, keys, size), database.connection.pool_size):
+        yield found
+        if any(isinstance(record, Unreadable) and record.listing_broke_off for record in found):
             return
-        if records is None:
-            yield from ([record] for record in in_halves(kind, database, page, read))
-        else:
-            yield list(records)
+
+
+class _PageSize:
+    """Of the next page: twice the one before at most, and no more rows in all than there is room for.
+
+    Attributes:
+        rows_of_each: of a record, in the page that was read last. None before the first.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.rows_of_each: float | None = None
+        self._most = most
+        self._size = _FIRST_PAGE // 2
+
+    def next(self) -> int:
+        room = _FIRST_PAGE if self.rows_of_each is None else int(_ROWS_IN_PAGE / max(self.rows_of_each, 1))
+        self._size = max(1, min(self._most, 2 * self._size, room))
+        return self._size
+
+
+def _key_pages(
+    kind: Kind, database: Database, keys: Keys[K], page_size: _PageSize
+) -> Iterator[Sequence[K] | Unreadable]:
+    after: K | None = None
+    while True:
+        size = page_size.next()
+        try:
+            page = database.read(partial(_keys_behind, keys, after, size))
+        except ServerError as error:
+            yield broke_off(kind, error)
+            return
+        if page:
+            yield page
         if len(page) < size:
             return
         after = page[-1]
-        size = max(1, min(page_size, 2 * size, size * _ROWS_IN_PAGE // max(rows_read, 1)))
 
 
-def _page(
-    database: Database, keys: Keys[K], read: Read[K, T], after: K | None, page_size: int
-) -> tuple[Sequence[K], Sequence[T] | None, int]:
-    """The keys of a page, its records, and how many rows those were; None and 0 where a row can't be read."""
-
-    def both(reading: Reading) -> tuple[Sequence[K], Sequence[T], int]:
-        page = keys(reading, after, page_size)
-        return page, read(reading, page) if page else (), reading.rows_read
-
-    try:
-        return database.read(both)
-    except PageError:
-        return database.read(lambda reading: keys(reading, after, page_size)), None, 0
+def _keys_behind(keys: Keys[K], after: K | None, size: int, reading: Reading) -> Sequence[K]:
+    return keys(reading, after, size)
 
 
 def in_halves(kind: Kind, database: Database, keys: Sequence[K], read: Read[K, T]) -> Iterator[T | Unreadable]:

@@ -20,7 +20,7 @@ from datahub_mlflow_source.readers import schema
 from datahub_mlflow_source.readers.base import RunScope, Shard, aliases_by_version
 from datahub_mlflow_source.readers.by_key import broke_off, grouped, in_halves, pairs, walk_by_key
 from datahub_mlflow_source.readers.database import Database, Reading
-from datahub_mlflow_source.readers.paging import batches, read_ahead
+from datahub_mlflow_source.readers.paging import batches
 from datahub_mlflow_source.readers.rows import time_of
 from datahub_mlflow_source.readers.schema import EXPERIMENT_TAGS, EXPERIMENTS, Schema
 from datahub_mlflow_source.readers.sql_logged_models import logged_model_keys, read_logged_models
@@ -105,7 +105,7 @@ class SqlReader:
                 aliases[found.name] = aliases_by_version(found)
             yield found
         pages = walk_by_key("model version", self._registry, statements.version_keys, versions, self._page_size)
-        for one in chain.from_iterable(read_ahead(pages)):
+        for one in chain.from_iterable(pages):
             if isinstance(one, Unreadable) or one.name not in prompts:
                 yield one
 
@@ -136,9 +136,8 @@ class SqlReader:
             wanted = [key.run_id for key in page if key.in_scope(experiment_ids, scope)]
             return keep(read_runs(reading, wanted, whole_range=len(wanted) == len(page)))
 
-        # The database is at work on a page while those before it are mapped and sent; its transaction ends with it.
         keys = partial(run_keys, shard=scope.shard)
-        yield from read_ahead(walk_by_key("run", self._tracking, keys, read, self._page_size))
+        yield from walk_by_key("run", self._tracking, keys, read, self._page_size)
 
     def _latest_runs(self, experiment_ids: frozenset[str], scope: RunScope) -> Iterator[Run | Unreadable]:
         """Found out in one walk, read in another; by experiment, the latest first."""

@@ -74,7 +74,7 @@ def _within(shard: Shard) -> list[Any]:
 
 
 def read_runs(reading: Reading, run_ids: Sequence[str], *, whole_range: bool) -> list[Run]:
-    """These runs, in the order of their ids. `whole_range`: they are all that there are from the first to the last."""
+    """These runs, in the order of their ids. `whole_range`: they were all from the first to the last just before."""
     if not run_ids:
         return []
 
@@ -90,6 +90,7 @@ def read_runs(reading: Reading, run_ids: Sequence[str], *, whole_range: bool) ->
         *(RUNS.c.start_time, RUNS.c.end_time, RUNS.c.artifact_uri, RUNS.c.lifecycle_stage),
     )
     rows = reading.rows(statement.where(among(RUNS.c.run_uuid)).order_by(RUNS.c.run_uuid))
+    wanted = frozenset(run_ids)  # others may have begun meanwhile
     return [
         Run(
             run_id=run_id,
@@ -107,6 +108,7 @@ def read_runs(reading: Reading, run_ids: Sequence[str], *, whole_range: bool) ->
             datasets=tuple(datasets[run_id]),
         )
         for run_id, name, experiment_id, user, status, start, end, uri, stage in rows
+        if run_id in wanted
     ]
 
 

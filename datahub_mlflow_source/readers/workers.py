@@ -1,0 +1,63 @@
+"""Threads that do work beside the one that asks for it, and never keep a process alive that was told to end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class Workers:
+    """So many threads. Those of `concurrent.futures` are waited for at the end of a process, however long."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        for number in range(count):
+            Thread(target=self._work, name=f"mlflow-worker-{number}", daemon=True).start()
+
+    def begin(self, call: Callable[[], T]) -> Future[T]:
+        """As soon as a thread is free; in the order of calling."""
+        future: Future[T] = Future()
+        self._tasks.put((future, call))
+        return future
+
+    def close(self) -> None:
+        """Behind what was begun, which is not waited for."""
+        for _ in range(self._count):
+            self._tasks.put(None)
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            future, call = task
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for the result
+                future.set_exception(error)
+
+
+def in_order(work: Callable[[T], U], things: Iterable[T], at_once: int) -> Iterator[U]:
+    """`work` on each, on so many at a time.
+
+    A thing is taken only where there is room for its work, and one fewer is worked on while the consumer is busy.
+    """
+    workers = Workers(at_once)
+    begun: deque[Future[U]] = deque()
+    try:
+        for thing in things:
+            begun.append(workers.begin(partial(work, thing)))
+            if len(begun) == at_once:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        workers.close()

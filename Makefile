@@ -88,6 +88,10 @@ benchmark: .venv/done .venv-builtin/done  ## ours against the built-in and the f
 benchmark-scale: .venv/done .venv-builtin/done  ## MLflow's database read beside all other ways, and what more runs cost
 	$(QUIET) $(BIN)/python -m benchmarks.scale
 
+.PHONY: benchmark-files
+benchmark-files: .venv/done  ## model files behind MLflow's artifact proxy, one by one and by ours
+	$(QUIET) $(BIN)/python -m benchmarks.files
+
 .PHONY: docs
 docs: .venv/done  ## renew the generated reference and the recipe's JSON schema
 	$(QUIET) $(BIN)/python -m docs.generate

@@ -27,6 +27,7 @@ from pydantic import (
 
 from datahub_mlflow_source.addresses import scheme_of, why_no_database, why_not, without_secrets
 from datahub_mlflow_source.config_blocks import (
+    ArtifactStoreConfig,
     DatabaseConfig,
     LimitsConfig,
     LoggedModelsConfig,
@@ -143,7 +144,7 @@ class MlflowSourceConfig(
         le=8,
         description="How many listings of runs are read from the server at a time, each of some of the experiments. "
         "Two halve the time of a server with several processes, as MLflow's is unless told otherwise, and cost one "
-        "of a single process nothing. Set 1 to load it less.",
+        "of a single process nothing. Also an eighth of how many model files are. Set 1 to load it less.",
     )
 
     # --- naming ---
@@ -218,9 +219,14 @@ class MlflowSourceConfig(
     logged_models: LoggedModelsConfig = Field(
         default_factory=LoggedModelsConfig, description="Which of those that were not registered are taken."
     )
-    include_artifacts: Literal["none"] = Field(
-        default="none",
-        description="Model files are not read yet: `none` (or false) is all there is.",
+    include_artifacts: Literal["none", "current", "all"] = Field(
+        default="current",
+        description="Of which models the file `MLmodel` is read, which holds signature and flavors: `current` are "
+        "versions that are the newest of their model, in stage Staging or Production, or have an alias. `all` (or "
+        "true) are all versions, and logged models that were not registered. Costs one request each.",
+    )
+    artifact_store: ArtifactStoreConfig | None = Field(
+        default=None, description="Where model files lie, to read them without MLflow's server."
     )
     limits: LimitsConfig = Field(default_factory=LimitsConfig, description="How much of one entity is sent to DataHub.")
 
@@ -288,8 +294,8 @@ class MlflowSourceConfig(
                 raise RecipeError("`include_run_details` and `include_runs` say the same: keep `include_runs`")
             details = TypeAdapter(bool).validate_python(values.pop("include_run_details"))
             values["include_runs"] = "all" if details else "none"
-        if values.get("include_artifacts") is False:
-            values["include_artifacts"] = "none"
+        if isinstance(values.get("include_artifacts"), bool):
+            values["include_artifacts"] = "all" if values["include_artifacts"] else "none"
         return values
 
     _regexes_compile = field_validator("experiment_pattern", "model_pattern", "run_name_pattern", "run_user_pattern")(

@@ -6,7 +6,7 @@ import difflib
 import re
 from typing import Any
 
-from datahub.configuration.common import AllowDenyPattern, ConfigModel
+from datahub.configuration.common import AllowDenyPattern, ConfigModel, TransparentSecretStr
 from datahub.ingestion.source.state.stale_entity_removal_handler import StatefulStaleMetadataRemovalConfig
 from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_validator
 
@@ -96,7 +96,11 @@ class DatabaseConfig(RecipeModel):
         description="How long one statement may take. All are short, by key and a page at a time: one that takes "
         "longer is a sign of load, or of a lost index.",
     )
-    pool_size: PositiveInt = Field(default=2, description="Connections to the database at most, at a time.")
+    pool_size: PositiveInt = Field(
+        default=2,
+        description="Connections to the database at most, at a time. With two, it is at work on the next page while "
+        "one is built here.",
+    )
 
 
 class ShardConfig(RecipeModel):
@@ -130,6 +134,34 @@ class LoggedModelsConfig(RecipeModel):
     )
 
     _regexes_compile = field_validator("pattern")(regexes_compile)
+
+
+class ArtifactStoreConfig(RecipeModel):
+    """An S3 store (MinIO, Ceph, …) that model files are read from straight, without asking MLflow's server.
+
+    What is left out comes from where boto3 and MLflow look for it: `AWS_…` and `MLFLOW_S3_ENDPOINT_URL` in the
+    environment, profiles, roles. Needs the extra `s3`.
+    """
+
+    endpoint_url: str | None = Field(default=None, description="Address of the store; without, Amazon's.")
+    region: str | None = Field(default=None, description="Region of the buckets.")
+    access_key_id: str | None = Field(default=None, description="Of a user who may read and list the bucket.")
+    secret_access_key: TransparentSecretStr | None = Field(
+        default=None, description="The user's secret key, as `${VARIABLE}`."
+    )
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _is_address(cls, url: str | None) -> str | None:
+        if url and not url.lower().startswith(("http://", "https://")):
+            raise RecipeError("must start with http:// or https://")
+        return url
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> ArtifactStoreConfig:
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise RecipeError("`artifact_store.access_key_id` and `artifact_store.secret_access_key` need each other")
+        return self
 
 
 class LimitsConfig(RecipeModel):

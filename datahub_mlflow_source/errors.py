@@ -4,6 +4,7 @@
     ├── RecipeError      the recipe must change: stops before anything is read
     ├── ServerError      MLflow cannot be read: stops, or loses one listing
     │   └── PageError    the server failed on this page (a 500): the page is taken apart
+    ├── ArtifactError    an artifact store can't be read: its models are sent without what their files say
     └── GivenUpError     nobody waits for this shard any more: stops
 
 Messages are for people: what failed, where, and what to check, with recipe keys in backticks
@@ -33,6 +34,10 @@ class ServerError(ConnectorError):
 
 class PageError(ServerError):
     """MLflow answered 500: one row that it can't convert spoils the whole page."""
+
+
+class ArtifactError(ConnectorError):
+    """An artifact store, or the server in front of it, can't be reached or refuses."""
 
 
 class GivenUpError(ConnectorError):

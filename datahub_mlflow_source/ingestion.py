@@ -21,8 +21,10 @@ from datahub_mlflow_source.mapping.rules import Entity, Rules, alive
 from datahub_mlflow_source.mapping.runs import map_run
 from datahub_mlflow_source.mapping.stages import stage_tags
 from datahub_mlflow_source.mapping.urns import experiment_urn, registry_urn, run_urn
+from datahub_mlflow_source.model_files import ModelFiles
 from datahub_mlflow_source.outgoing import Outgoing, Units
 from datahub_mlflow_source.progress import STAGE_OF_RUNS, Progress
+from datahub_mlflow_source.readers.artifacts import Artifacts
 from datahub_mlflow_source.readers.base import WHOLE, Reader, RunScope
 from datahub_mlflow_source.records import Experiment, LoggedModel, Run, Unreadable
 from datahub_mlflow_source.registry_walk import RegistryWalk
@@ -43,6 +45,7 @@ class Ingestion:
     def __init__(
         self,
         reader: Reader,
+        artifacts: Artifacts | None,
         rules: Rules,
         selection: Selection,
         guard: RemovalGuard,
@@ -65,9 +68,10 @@ class Ingestion:
         self._state = ShardState()
         self._unread = Unread(report, guard, rules.naming)
         self._outgoing = Outgoing(report, guard, says_status=graph is None)
+        self._files = ModelFiles(artifacts, report, selection.artifacts_at_once) if artifacts else None
         self._made = RegistryWalk(
-            *(rules, selection, self._outgoing, guard, report),
-            *(self._unread, self._state, self._inputs, self._experiment_name),
+            *(rules, selection, self._outgoing, guard, report, self._unread, self._state),
+            *(self._files, self._inputs, self._experiment_name),
         )
 
     def work_units(self) -> Units:
@@ -76,6 +80,8 @@ class Ingestion:
             yield from self._stages()
         finally:
             self._made.close()
+            if self._files:
+                self._files.close()
             self._run_inputs.close()
 
     def shard_state(self) -> ShardState:
@@ -181,13 +187,14 @@ class Ingestion:
             runs = self._reader.runs_by_id(self._made.waited_for(), self._selected_ids(), self._selection.runs)
         counts = self._reader.run_counts(self._selected_ids(), self._selection.runs) if include == "all" else None
         progress = Progress(self._report, self._experiment_names(), counts, self._shard)
-        for run in self._read(runs, self._report.runs):
+        for run in self._made.with_files(self._read(runs, self._report.runs)):
             progress.passed(run)
             yield from self._run(run)
         progress.finished()
         left = self._made.waited_for()
         anywhere = RunScope(include_deleted=True, shard=self._shard)
-        for run in self._read(self._reader.runs_by_id(left, self._experiments, anywhere), None):
+        others = self._read(self._reader.runs_by_id(left, self._experiments, anywhere), None)
+        for run in self._made.with_files(others):
             yield from self._made_by(run, run_is_sent=False)
 
     def _leave_to_other_shards(self) -> None:

@@ -121,6 +121,49 @@ class LoggedModel:
     tags: Tags
 
 
+@dataclass(frozen=True, slots=True)
+class Flavor:
+    """One form in which a model can be loaded."""
+
+    name: str  # "sklearn", "python_function", …
+    attributes: Tags  # what nests is JSON
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """What the file `MLmodel` in a model's folder says. Numbers are texts, as they stand there."""
+
+    flavors: tuple[Flavor, ...]  # sorted by name
+    inputs: str  # the signature's three parts as JSON, as MLflow has it; "" where there is none
+    outputs: str
+    params: str
+    others: Tags  # all else at its top, sorted; what nests is JSON
+    card: str  # path of a model card beside it, as far as the file tells; "" where it names none
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """Where the files of a model lie, in all the words that somebody may understand."""
+
+    uri: str  # as the artifact store has it
+    name: str = ""  # of the registered model, with the version; "" where it is not registered
+    version: str = ""
+    model_id: str = ""  # of the logged model
+    run_id: str = ""  # where it is in the artifacts of a run, at this path
+    path_in_run: str = ""
+
+
+# What became of a model file: `tag` where the run kept a copy of it among its tags.
+FileState = Literal["read", "tag", "missing", "unreadable"]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    state: FileState
+    file: ModelFile | None = None  # where it was read, or the run kept it
+    card: str = ""  # the text of the model card beside it
+
+
 Kind = Literal["experiment", "run", "registered model", "model version", "logged model"]
 
 

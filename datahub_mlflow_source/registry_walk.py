@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from datahub.emitter.mcp import MetadataChangeProposalWrapper
@@ -16,6 +16,13 @@ from datahub_mlflow_source.mapping.models import map_model, map_version
 from datahub_mlflow_source.mapping.rules import Entity, Rules
 from datahub_mlflow_source.mapping.stages import stage_aspect, stage_patch
 from datahub_mlflow_source.mapping.urns import logged_model_urn, model_group_urn, model_version_urn
+from datahub_mlflow_source.model_files import (
+    ModelFiles,
+    WantedFile,
+    file_of_logged_model,
+    file_of_version,
+    version_key,
+)
 from datahub_mlflow_source.outgoing import Outgoing, Units
 from datahub_mlflow_source.records import LoggedModel, ModelVersion, RegisteredModel, Run, Unreadable
 from datahub_mlflow_source.removal import RemovalGuard
@@ -27,6 +34,7 @@ from datahub_mlflow_source.versions import HashSet, VersionIndex
 
 # The datasets that a run read.
 InputsOf = Callable[[Run], Sequence[InputDataset]]
+_STAGES_IN_USE = ("Staging", "Production")
 
 
 class RegistryWalk:
@@ -41,12 +49,13 @@ class RegistryWalk:
         report: MlflowSourceReport,
         unread: Unread,
         state: ShardState,
+        files: ModelFiles | None,
         inputs_of: InputsOf,
         experiment_name: Callable[[str], str],
     ) -> None:
         self._rules, self._selection, self._outgoing, self._guard = rules, selection, outgoing, guard
         self._report, self._unread, self._state = report, unread, state
-        self._inputs_of, self._experiment_name = inputs_of, experiment_name
+        self._files, self._inputs_of, self._experiment_name = files, inputs_of, experiment_name
         self._models: list[RegisteredModel] = []
         self._versions = VersionIndex(selection.versions_in_memory)
         self._logged = LoggedModelIndex(selection.most_logged_models)
@@ -114,6 +123,25 @@ class RegistryWalk:
         """What came from this run and is sent: versions, and logged models that are no version."""
         return self._versions.of_run(run.run_id), self._logged.of_run(run.run_id)
 
+    # --- model files ---
+
+    def with_files(self, runs: Iterator[Run]) -> Iterator[Run]:
+        """The same runs, each once the files of the models that it made are there."""
+        return self._files.ahead(runs, self._files_of_run) if self._files else runs
+
+    def _files_of_run(self, run: Run) -> Iterator[WantedFile]:
+        for version in self._versions.of_run(run.run_id):
+            yield from self._file_of_version(version, run)
+        if self._selection.include_artifacts == "all":
+            yield from map(file_of_logged_model, self._logged.of_run(run.run_id))
+
+    def _file_of_version(self, version: ModelVersion, run: Run | None = None) -> Iterator[WantedFile]:
+        """None, where the recipe doesn't choose it."""
+        is_latest = self._versions.latest(version.name) == version.version
+        current = is_latest or version.aliases or version.stage in _STAGES_IN_USE
+        if current or self._selection.include_artifacts == "all":
+            yield file_of_version(version, run, self._logged.registered(version.model_id))
+
     # --- sending ---
 
     def of_run(self, run: Run, registry: ContainerUrn, *, run_is_sent: bool) -> Units:
@@ -129,14 +157,20 @@ class RegistryWalk:
 
     def versions_left(self, registry: ContainerUrn) -> Units:
         """Those that came from no run, and from those that MLflow has no more, can't serve, or that are left out."""
-        for version in self._versions.take_all():
-            if version.run_id and self._is_unread(version.run_id) and self._version_stays(version):
-                continue
+        left: Iterator[ModelVersion] = (
+            version
+            for version in self._versions.take_all()
+            if not (version.run_id and self._is_unread(version.run_id) and self._version_stays(version))
+        )
+        for version in self._files.ahead(left, self._file_of_version) if self._files else left:
             yield from self._version(version, None, registry, run_is_sent=False)
 
     def logged_models_left(self) -> Units:
         """The same."""
-        for model in self._logged.take_all():
+        left = self._logged.take_all()
+        if self._files and self._selection.include_artifacts == "all":
+            left = self._files.ahead(left, lambda model: [file_of_logged_model(model)])
+        for model in left:
             yield from self._logged_model(model, None, run_is_sent=False)
 
     def models(self, registry: ContainerUrn) -> Units:
@@ -158,7 +192,8 @@ class RegistryWalk:
 
         def mapped() -> Entity:
             inputs = self._inputs_of(run) if run and run_is_sent else []
-            return map_version(version, run, run_is_sent, logged, inputs, registry, self._rules)
+            file = self._files.of(version_key(version)) if self._files else None
+            return map_version(version, run, run_is_sent, logged, file, inputs, registry, self._rules)
 
         make_urn = partial(model_version_urn, version.name, version.version, self._rules.naming)
         tally = self._report.versions
@@ -187,7 +222,8 @@ class RegistryWalk:
         def mapped() -> Entity:
             inputs = self._inputs_of(run) if run and run_is_sent else []
             name = self._experiment_name(model.experiment_id)
-            return map_logged_model(model, run, run_is_sent, inputs, name, self._rules)
+            file = self._files.of(model.model_id) if self._files else None
+            return map_logged_model(model, run, run_is_sent, file, inputs, name, self._rules)
 
         make_urn = partial(logged_model_urn, model.model_id, self._rules.naming)
         yield from self._outgoing.send(tally, f"{model.name} ({model.model_id})", make_urn, mapped)

@@ -26,6 +26,17 @@ class Tally(Report):
 
 
 @dataclass
+class ModelFilesTally(Report):
+    """Files `MLmodel` of those models that the recipe chooses."""
+
+    read: int = 0  # from the store, or as a run kept it
+    missing: int = 0  # not there, or not any more
+    unreadable: int = 0
+    not_tried: int = 0  # once their store was given up
+    out_of_reach: int = 0  # behind a server that the recipe doesn't name, or in a store of another kind
+
+
+@dataclass
 class MlflowSourceReport(StaleEntityRemovalSourceReport):
     """Counts by kind, requests and the time they took, what was cut, and what went wrong."""
 
@@ -43,6 +54,7 @@ class MlflowSourceReport(StaleEntityRemovalSourceReport):
     models: Tally = field(default_factory=Tally)
     versions: Tally = field(default_factory=Tally)
     logged_models: Tally = field(default_factory=Tally)  # that no version was made of
+    model_files: ModelFilesTally = field(default_factory=ModelFilesTally)
     kept_although_not_read: int = 0  # entities of an earlier ingestion, not removed because of an error
     cut: LossyList[str] = field(default_factory=LossyList)  # more than `limits` allow
     names_shortened: LossyList[str] = field(default_factory=LossyList)  # longer than DataHub's URNs may be

@@ -25,6 +25,8 @@ class Selection:
     include_logged_models: bool
     logged_model: Allowed
     most_logged_models: int  # of one run
+    include_artifacts: Literal["none", "current", "all"]
+    artifacts_at_once: int
     stage_tags: bool
     patches: bool  # whether they go where patches are understood: not a file, not DataHub Lite
     versions_in_memory: int

@@ -31,13 +31,15 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.config_blocks import RemovalConfig
-from datahub_mlflow_source.connection import Deployment, deployment
+from datahub_mlflow_source.connection import DatabricksAuth, Deployment, deployment
 from datahub_mlflow_source.errors import GivenUpError, RecipeError, ServerError
 from datahub_mlflow_source.ingestion import Ingestion
 from datahub_mlflow_source.mapping.rules import Limits, Rules, Web
 from datahub_mlflow_source.mapping.urns import PLATFORM, Naming
+from datahub_mlflow_source.readers.artifacts import Artifacts
 from datahub_mlflow_source.readers.base import WHOLE, Reader, RunScope, Shard
 from datahub_mlflow_source.readers.rest import RestReader
+from datahub_mlflow_source.readers.stores import S3Settings, Stores
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.report import MlflowSourceReport
 from datahub_mlflow_source.selection import Selection
@@ -46,6 +48,7 @@ from datahub_mlflow_source.state.shards import ShardHandler, ShardState
 # Python would go through all that DataHub has loaded once more before the process ends: a third of a second.
 atexit.register(gc.freeze)
 
+_FILES_FOR_EACH_WORKER = 8  # small ones, for which the server mostly waits
 _DAY_MILLIS = 24 * 60 * 60 * 1000
 
 
@@ -97,6 +100,7 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
             self._reader = _reader(where, config)
         except RecipeError as error:
             raise _as_validation_error(error) from error
+        self._artifacts = _artifacts(where, config)
         for warning in where.warnings:
             self.report.warning(title="Secret in an address", message="It is not shown here.", context=warning)
         self._rules = _rules(config, *(server.url for server in where.servers or ()))
@@ -154,7 +158,7 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
             patches=self._patches_are_taken(),
             hold_datasets=shard and (self.closing_follows or self._shard_handler is not None),
         )
-        ingestion = Ingestion(self._reader, self._rules, selection, guard, self.report, self.ctx.graph)
+        ingestion = Ingestion(self._reader, self._artifacts, self._rules, selection, guard, self.report, self.ctx.graph)
         try:
             for unit in ingestion.work_units():
                 if self.given_up:
@@ -165,12 +169,15 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
                 if self._shard_handler and not self.closing_follows:
                     self._shard_handler.leave(self.shard_state)
         finally:
-            self.report.requests_sent = self._reader.requests_sent
+            of_files = self._artifacts.requests_sent if self._artifacts else 0
+            self.report.requests_sent = self._reader.requests_sent + of_files
             if millis := self._reader.query_millis():
                 self.report.query_p95_millis, self.report.query_slowest_millis = millis
 
     def close(self) -> None:
         self._reader.close()
+        if self._artifacts:
+            self._artifacts.close()
         self.report.report_entity_failures()
         super().close()
 
@@ -248,6 +255,25 @@ def _reader(where: Deployment, config: MlflowSourceConfig) -> Reader:
     raise AssertionError("a deployment is one or the other")
 
 
+def _artifacts(where: Deployment, config: MlflowSourceConfig) -> Artifacts | None:
+    """None where the recipe wants no model files, or Databricks has them, which gives them otherwise."""
+    if config.include_artifacts == "none" or (where.servers and isinstance(where.servers[0].auth, DatabricksAuth)):
+        return None
+    store = config.artifact_store
+    secret = store.secret_access_key if store else None
+    settings = (
+        S3Settings(
+            endpoint_url=store.endpoint_url,
+            region=store.region,
+            access_key_id=store.access_key_id,
+            secret_access_key=secret.get_secret_value() if secret else None,
+        )
+        if store
+        else S3Settings()
+    )
+    return Artifacts(where.servers, Stores(settings), read_straight=store is not None)
+
+
 def _rules(config: MlflowSourceConfig, tracking_url: str | None = None, registry_url: str | None = None) -> Rules:
     """Without the address of a server there are no links, unless the recipe says where people open MLflow."""
     limits = config.limits
@@ -305,6 +331,8 @@ def selection_of(config: MlflowSourceConfig) -> Selection:
         include_runs=config.include_runs,
         include_datasets=config.include_datasets,
         include_logged_models=config.include_logged_models,
+        include_artifacts=config.include_artifacts,
+        artifacts_at_once=_FILES_FOR_EACH_WORKER * config.max_workers,
         logged_model=config.logged_models.pattern.allowed,
         most_logged_models=config.logged_models.max_per_run,
         stage_tags=config.stage_tags,

@@ -70,7 +70,7 @@ make of a name can be tried out: [Trying a recipe](#trying-a-recipe).
 """,
         "experiment_pattern model_pattern run_name_pattern run_user_pattern run_filter run_retention_days "
         "max_runs_per_experiment include_runs include_deleted include_datasets include_logged_models logged_models "
-        "include_artifacts",
+        "include_artifacts artifact_store",
     ),
     Group(
         "Limits",
@@ -248,9 +248,8 @@ def recipe_schema() -> Node:
     definitions = {**config.pop("$defs"), "MlflowSourceConfig": config}
     config["properties"].update(OTHER_RECIPES)
     artifacts = config["properties"]["include_artifacts"]
-    accepted = artifacts.pop("enum", None) or [artifacts.pop("const")]
     del artifacts["type"]
-    artifacts["enum"] = [*accepted, False]
+    artifacts["enum"] += [True, False]
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "DataHub recipe for MLflow",

@@ -24,10 +24,11 @@ from datahub.metadata.urns import MlModelUrn
 from datahub_mlflow_source.mapping.code import source_code_url
 from datahub_mlflow_source.mapping.datasets import InputDataset, is_evaluation
 from datahub_mlflow_source.mapping.experiments import time_stamp
+from datahub_mlflow_source.mapping.model_files import card_of, file_properties, model_type, signature
 from datahub_mlflow_source.mapping.rules import NOTE, Entity, Rules, Trim, alive, platform_aspects, tag_value
 from datahub_mlflow_source.mapping.runs import hyper_params
 from datahub_mlflow_source.mapping.urns import experiment_urn, logged_model_urn, run_urn, user_urn
-from datahub_mlflow_source.records import LoggedModel, Metric, ModelMetric, Run, Tags
+from datahub_mlflow_source.records import FoundFile, LoggedModel, Metric, ModelMetric, Run, Tags
 from datahub_mlflow_source.redaction import redact
 
 LOGGED_MODEL = "ML Logged Model"
@@ -40,6 +41,7 @@ def map_logged_model(
     model: LoggedModel,
     run: Run | None,
     run_is_emitted: bool,
+    file: FoundFile | None,
     inputs: Sequence[InputDataset],
     experiment_name: str,
     rules: Rules,
@@ -47,27 +49,27 @@ def map_logged_model(
     """Everything DataHub shows about a logged model that no version was made of.
 
     `run` is the one that logged it, and `inputs` what that read: None and empty where there is none, or it was not
-    asked for.
+    asked for. `file` is what became of its `MLmodel`, None where that was not asked for.
     """
     trim = Trim(rules.limits)
     user = tag_value(model.tags, "mlflow.user") or (run.user_id if run else "")
     created = model.creation_time
+    ours = [
+        ("model_id", model.model_id),
+        ("name", model.name),
+        ("experiment_id", model.experiment_id),
+        ("run_id", model.source_run_id),
+        ("model_type", model.model_type),
+        ("status", model.status),
+        ("status_message", model.status_message),
+        ("artifact_uri", model.artifact_uri),
+        *file_properties(file, trim),
+    ]
     properties = MLModelPropertiesClass(
         name=model.name,
-        description=trim.description(tag_value(model.tags, NOTE)),
-        customProperties=trim.properties(
-            model.tags,
-            [
-                ("model_id", model.model_id),
-                ("name", model.name),
-                ("experiment_id", model.experiment_id),
-                ("run_id", model.source_run_id),
-                ("model_type", model.model_type),
-                ("status", model.status),
-                ("status_message", model.status_message),
-                ("artifact_uri", model.artifact_uri),
-            ],
-        ),
+        description=trim.description(tag_value(model.tags, NOTE) or card_of(file)),
+        customProperties={**trim.properties(model.tags, ours), **signature(file, trim)},
+        type=model_type(file),
         externalUrl=rules.web.logged_model(model.experiment_id, model.model_id),
         created=TimeStampClass(created, str(user_urn(user)) if user else None) if created is not None else None,
         lastModified=time_stamp(model.last_updated_time),

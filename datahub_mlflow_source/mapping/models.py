@@ -26,6 +26,7 @@ from datahub_mlflow_source.mapping.logged_models import (
     folded_properties,
     origin,
 )
+from datahub_mlflow_source.mapping.model_files import card_of, file_properties, model_type, signature
 from datahub_mlflow_source.mapping.rules import NOTE, Entity, Rules, Trim, platform_aspects, tag_value
 from datahub_mlflow_source.mapping.runs import hyper_params, metrics
 from datahub_mlflow_source.mapping.urns import (
@@ -35,7 +36,7 @@ from datahub_mlflow_source.mapping.urns import (
     user_urn,
     version_set_urn,
 )
-from datahub_mlflow_source.records import LoggedModel, ModelVersion, RegisteredModel, Run, Tags
+from datahub_mlflow_source.records import FoundFile, LoggedModel, ModelVersion, RegisteredModel, Run, Tags
 from datahub_mlflow_source.redaction import is_secret_key, redact
 
 MODEL_GROUP = "ML Model Group"
@@ -83,6 +84,7 @@ def map_version(
     run: Run | None,
     run_is_emitted: bool,
     logged: LoggedModel | None,
+    file: FoundFile | None,
     inputs: Sequence[InputDataset],
     registry: ContainerUrn,
     rules: Rules,
@@ -90,10 +92,11 @@ def map_version(
     """Everything DataHub shows about one model version.
 
     `run` is the one it came from, and `inputs` what that read: None and empty where the run is not there any more
-    or was not asked for. `logged` is the logged model that was registered, since MLflow 3.
+    or was not asked for. `logged` is the logged model that was registered, since MLflow 3; `file` what became of its
+    `MLmodel`, None where that was not asked for.
     """
     trim = Trim(rules.limits)
-    properties = _properties(version, run, run_is_emitted, logged, rules, trim)
+    properties = _properties(version, run, run_is_emitted, logged, file, rules, trim)
     aspects: list[_Aspect] = [
         properties,
         _version_properties(version, run, rules),
@@ -105,7 +108,13 @@ def map_version(
 
 
 def _properties(
-    version: ModelVersion, run: Run | None, run_is_emitted: bool, logged: LoggedModel | None, rules: Rules, trim: Trim
+    version: ModelVersion,
+    run: Run | None,
+    run_is_emitted: bool,
+    logged: LoggedModel | None,
+    file: FoundFile | None,
+    rules: Rules,
+    trim: Trim,
 ) -> MLModelPropertiesClass:
     naming = rules.naming
     ours = [
@@ -120,6 +129,7 @@ def _properties(
         ("user_id", version.user_id),
         ("model_id", version.model_id),
         *(folded_properties(logged, trim) if logged else ()),
+        *file_properties(file, trim),
     ]
     if logged:
         params, metrics_ = hyper_params(folded_params(run, logged), trim), folded_metrics(run, logged, trim)
@@ -131,8 +141,9 @@ def _properties(
     created = version.creation_time
     return MLModelPropertiesClass(
         name=f"{version.name}{naming.separator}{version.version}",
-        description=trim.description(version.description or tag_value(version.tags, NOTE)),
-        customProperties=trim.properties(version.tags, ours),
+        description=trim.description(version.description or tag_value(version.tags, NOTE) or card_of(file)),
+        customProperties={**trim.properties(version.tags, ours), **signature(file, trim)},
+        type=model_type(file),
         externalUrl=rules.registry_web.version(version.name, version.version),
         created=TimeStampClass(created, str(user_urn(user)) if user else None) if created is not None else None,
         lastModified=time_stamp(version.last_updated_time),

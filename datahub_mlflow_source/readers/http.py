@@ -57,7 +57,7 @@ class MlflowHttp:
         self._session.auth = connection.auth
         self._session.cert = connection.cert
         for prefix in ("http://", "https://"):
-            self._session.mount(prefix, HTTPAdapter(pool_connections=2, pool_maxsize=8))
+            self._session.mount(prefix, HTTPAdapter(pool_connections=2, pool_maxsize=64))
 
     def close(self) -> None:
         self._session.close()
@@ -104,14 +104,21 @@ class MlflowHttp:
         return text if response.status_code == 200 and len(text) < 40 and "<" not in text else None
 
     def get(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """GET, below /api/2.0/mlflow/. Raises ServerError, PageError."""
+        """GET, below /api/2.0/mlflow/, or from the server's root with a / in front. Raises ServerError, PageError."""
         return self._call("GET", path, params=params)
+
+    def file(self, path: str, params: Mapping[str, Any], most: int) -> bytes:
+        """The first `most` bytes of what is there, and perhaps one more. Path and errors as `get`."""
+        return self._answer("GET", path, params=params, most_bytes=most + 1).content
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST of JSON, below /api/2.0/mlflow/; only for searches, as it may be sent twice. Raises as `get`."""
         return self._call("POST", path, body=body)
 
-    def _call(
+    def _call(self, method: str, path: str, **how: Any) -> dict[str, Any]:
+        return self._as_json(path, self._answer(method, path, **how))
+
+    def _answer(
         self,
         method: str,
         path: str,
@@ -121,8 +128,9 @@ class MlflowHttp:
         tries: int | None = None,
         timeout: float | None = None,
         longest_wait: float = _LONGEST_WAIT_SECONDS,
-    ) -> dict[str, Any]:
-        url = self.connection.url + _API + path
+        most_bytes: int | None = None,
+    ) -> requests.Response:
+        url = self.connection.url + (path if path.startswith("/") else _API + path)
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(tries or 1 + self.connection.max_retries),
             wait=lambda state: min(_wait_seconds(state), longest_wait),
@@ -131,12 +139,13 @@ class MlflowHttp:
             reraise=True,
         )
         try:
-            response = retrying(self._checked, method, url, params=params, json=body, timeout=timeout)
+            how = {"params": params, "json": body, "timeout": timeout, "most_bytes": most_bytes}
+            response: requests.Response = retrying(self._checked, method, url, **how)
         except requests.HTTPError as error:
             raise self._refusal(path, error.response) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:  # requests lets some through
             raise self._no_answer(error) from error
-        return self._as_json(path, response)
+        return response
 
     def _checked(self, method: str, url: str, **kwargs: Any) -> requests.Response:
         response = self._send(method, url, **kwargs)
@@ -144,7 +153,9 @@ class MlflowHttp:
             raise requests.HTTPError(response=response)
         return response
 
-    def _send(self, method: str, url: str, *, timeout: float | None = None, **kwargs: Any) -> requests.Response:
+    def _send(
+        self, method: str, url: str, *, timeout: float | None = None, most_bytes: int | None = None, **kwargs: Any
+    ) -> requests.Response:
         with self._counting:
             self.requests_sent += 1
         # Redirects are not followed: they lead to login pages, and would carry our secret headers there.
@@ -152,12 +163,17 @@ class MlflowHttp:
         timeouts = (min(_CONNECT_SECONDS, read_seconds), read_seconds)
         # `verify` with each request: REQUESTS_CA_BUNDLE in the environment replaces the session's.
         verify = self.connection.verify
-        return _ended_within(
-            _MOST_TIMEOUTS * read_seconds,
-            lambda: self._session.request(
-                method, url, timeout=timeouts, verify=verify, allow_redirects=False, **kwargs
-            ),
-        )
+        how = {**kwargs, "timeout": timeouts, "verify": verify, "allow_redirects": False}
+
+        def call() -> requests.Response:
+            if most_bytes is None:
+                return self._session.request(method, url, **how)
+            with self._session.request(method, url, stream=True, **how) as response:
+                # As `requests` itself keeps what it has read; the rest is never asked for.
+                response._content = _first_bytes(response, most_bytes)
+            return response
+
+        return _ended_within(_MOST_TIMEOUTS * read_seconds, call)
 
     def _as_json(self, path: str, response: requests.Response) -> dict[str, Any]:
         kind = response.headers.get("Content-Type", "something without a type").split(";")[0]
@@ -207,6 +223,16 @@ class MlflowHttp:
             status=status,
             error_code=code,
         )
+
+
+def _first_bytes(response: requests.Response, most: int) -> bytes:
+    """So many at most; all of a shorter answer, or an error where it breaks off."""
+    content = bytearray()
+    for chunk in response.iter_content(65_536):
+        content += chunk
+        if len(content) >= most:
+            break
+    return bytes(content[:most])
 
 
 class _EndlessError(requests.exceptions.ReadTimeout):
@@ -277,7 +303,7 @@ def _mlflow_error(response: requests.Response, secrets: Collection[str]) -> tupl
     code, message = str(answer.get("error_code") or ""), str(answer.get("message", ""))
     for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
         code, message = code.replace(secret, HIDDEN), message.replace(secret, HIDDEN)
-    return redact(code) or None, redact(message)[:300]
+    return redact(code) or None, redact(message)[:600]
 
 
 def _advice(response: requests.Response, code: str | None) -> str:

@@ -59,8 +59,20 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return issue_certificates(tmp_path_factory.mktemp("certificates"))
 
 
+@pytest.fixture(scope="module")
+def without_files(server: MlflowServer, content: Content, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+    config = {"tracking_uri": server.url, "include_artifacts": "none"}
+    return ingest(config, tmp_path_factory.mktemp("without") / "out.json")
+
+
 @pytest.fixture
-def read(server: MlflowServer, ingested: Ingested, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Read:
+def read(
+    server: MlflowServer,
+    ingested: Ingested,
+    without_files: Ingested,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> Read:
     """Ingests, and holds the outcome against that of the server itself."""
 
     def read_all(**config: Any) -> Ingested:
@@ -69,7 +81,8 @@ def read(server: MlflowServer, ingested: Ingested, tmp_path: Path, caplog: pytes
         found = ingest({"base_external_url": server.url, **config}, tmp_path / "out.json")
         assert dict(os.environ) == before
         assert list(found.report.failures) == []
-        assert found.aspects == ingested.aspects
+        expected = without_files if config.get("include_artifacts") == "none" else ingested
+        assert found.aspects == expected.aspects
         shown = caplog.text + found.report.as_string() + json.dumps(found.proposals, ensure_ascii=False)
         assert [secret for secret in (*SECRETS, *BASIC.values()) if secret in shown] == []
         return found
@@ -286,8 +299,8 @@ def test_a_registry_elsewhere_is_asked_for_models_and_the_tracking_server_for_th
         else:
             config[key] = registry.url
         found = ingest(config, tmp_path / "out.json")
-        asked = {path.removeprefix("/api/2.0/mlflow/") for _, path in tracking.requests}
-        assert asked == {"experiments/search", "runs/search", "logged-models/search", "/version"}
+        asked = {path.removeprefix("/api/2.0/mlflow/").rpartition("/")[2] for _, path in tracking.requests}
+        assert asked == {"search", "version", "MLmodel"}
         asked = {path.removeprefix("/api/2.0/mlflow/") for _, path in registry.requests}
         assert asked == {"registered-models/search", "model-versions/search"}
         assert list(found.report.failures) == []
@@ -326,7 +339,7 @@ def bearer(request: Request) -> str:
 
 
 def test_a_databricks_profile_says_where_and_who(databricks: CountingProxy, read: Read) -> None:
-    read(tracking_uri="databricks://acme")
+    read(tracking_uri="databricks://acme", include_artifacts="none")
     asked = [request for request in databricks.seen if "/mlflow/" in request.path]
     assert len(asked) >= 5
     assert {bearer(request) for request in asked} == {TOKEN}
@@ -337,7 +350,7 @@ def test_databricks_own_variables_name_the_profile(
 ) -> None:
     monkeypatch.setenv("DATABRICKS_CONFIG_PROFILE", "acme")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
-    read()
+    read(include_artifacts="none")
     assert TOKEN in {bearer(request) for request in databricks.seen}
 
 
@@ -347,7 +360,7 @@ def test_databricks_own_variables_name_the_profile(
 def test_a_handful_of_requests_is_enough_and_none_is_for_one_entity(
     proxy: CountingProxy, read: Read, content: Content
 ) -> None:
-    found = read(tracking_uri=proxy.url)
+    found = read(tracking_uri=proxy.url, include_artifacts="none")
     asked = Counter(path.removeprefix("/api/2.0/mlflow/") for _, path in proxy.requests)
     assert found.report.requests_sent == asked.total() <= 10 < len(content.runs) + len(content.versions)
     # The first one only asks whether MLflow is there; runs are two listings; versions of runs left out one search more.
@@ -361,6 +374,13 @@ def test_a_handful_of_requests_is_enough_and_none_is_for_one_entity(
     }
 
 
+def test_each_model_in_use_costs_one_more(proxy: CountingProxy, read: Read) -> None:
+    found = read(tracking_uri=proxy.url)
+    tally = found.report.model_files
+    assert min(tally.read, tally.missing) > 0
+    assert found.report.requests_sent == len(proxy.seen) == 9 + tally.read + tally.missing
+
+
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("path", ["experiments/search", "runs/search"])
 def test_a_server_that_asks_to_wait_is_waited_for(proxy: CountingProxy, read: Read, status: int, path: str) -> None:
@@ -372,7 +392,7 @@ def test_a_server_that_asks_to_wait_is_waited_for(proxy: CountingProxy, read: Re
         return path in request.path and len(arrived) == 1
 
     proxy.fail(asked_first, status=status, headers={"Retry-After": "1"})
-    found = read(tracking_uri=proxy.url, max_workers=1)
+    found = read(tracking_uri=proxy.url, max_workers=1, include_artifacts="none")
     assert arrived[1] - arrived[0] >= 1  # by itself it waits half a second at most
     assert found.report.requests_sent == len(proxy.seen) == 9
 
@@ -383,8 +403,13 @@ def test_a_server_that_asks_to_wait_is_waited_for(proxy: CountingProxy, read: Re
 @pytest.mark.parametrize("after", [0, 200])
 def test_an_answer_that_breaks_off_is_asked_for_again(proxy: CountingProxy, read: Read, path: str, after: int) -> None:
     proxy.fail(lambda request: path in request.path, cut_after=after, times=1)
-    read(tracking_uri=proxy.url)
+    read(tracking_uri=proxy.url, include_artifacts="none")
     assert len(proxy.seen) == 10
+
+
+def test_so_is_a_model_file(proxy: CountingProxy, read: Read) -> None:
+    proxy.fail(lambda request: request.path.endswith("/MLmodel"), cut_after=100, times=3)
+    read(tracking_uri=proxy.url)
 
 
 def test_a_connection_that_breaks_off_every_time_is_a_failure(

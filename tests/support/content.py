@@ -54,6 +54,7 @@ def rich_content(server: MlflowServer) -> Content:
         "in retired": _make_run(server, ids[RETIRED], "in retired", 61),
     }
     versions = _make_models(server, runs, gone_run)
+    _move_model_files(server)
     logged_models: dict[str, str] = {}
     if server.release >= (3, 0):
         registered, logged_models = _make_logged_models(server, ids, runs)
@@ -296,6 +297,27 @@ def _make_models(server: MlflowServer, runs: Mapping[str, str], gone_run: str) -
     return versions
 
 
+ELSEWHERE = "s3://acme-models/model"
+MODEL_FILE = b"""\
+flavors:
+  python_function: {loader_module: mlflow.sklearn, python_version: 3.11.7}
+  sklearn: {sklearn_version: 1.9.1}
+mlflow_version: 3.17.2
+signature:
+  inputs: '[{"type": "double", "name": "tenure", "required": true}]'
+  outputs: '[{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1]}}]'
+  params: null
+"""
+
+
+def _move_model_files(server: MlflowServer) -> None:
+    """To where the server has them. By SQL, as it wants them to be in the artifacts of the version's run."""
+    server.put_artifact("acme-models/model/MLmodel", MODEL_FILE)
+    moved = "mlflow-artifacts:/acme-models/model"
+    statement = "UPDATE model_versions SET source = ?, storage_location = ? WHERE source = ?"
+    server.execute(statement, moved, moved, ELSEWHERE)
+
+
 def _make_model(server: MlflowServer, name: str, description: str = "", tags: Mapping[str, str] | None = None) -> None:
     server.post("registered-models/create", name=name, description=description, tags=_pairs(tags or {}))
 
@@ -305,7 +327,7 @@ def _make_version(server: MlflowServer, name: str, run_id: str, source: str = ""
     server.post(
         "model-versions/create",
         name=name,
-        source=source or "s3://acme-models/model",
+        source=source or ELSEWHERE,
         run_id=run_id,
         description="Trained on *all* of it.",
         tags=_pairs({"approved by": "grace", "no value": ""}),

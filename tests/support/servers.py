@@ -70,6 +70,13 @@ class MlflowServer:
         """PATCH /api/2.0/mlflow/<path>, as `get`."""
         return self._call("PATCH", path, json=body)
 
+    def put_artifact(self, path: str, content: bytes) -> None:
+        """A file at this path of mlflow-artifacts:/. RuntimeError for any status but 200."""
+        url = f"{self.url}/api/2.0/mlflow-artifacts/artifacts/{path}"
+        answer = self.session.put(url, data=content, timeout=60)
+        if answer.status_code != 200:
+            raise RuntimeError(f"PUT {path}: {answer.status_code} {answer.text}")
+
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         answer = self.session.request(method, f"{self.url}/api/2.0/mlflow/{path}", timeout=60, **options)
         if answer.status_code != 200:
@@ -136,7 +143,7 @@ def mlflow_server(
     )
     command = _command(python, server.release, port, basic_auth, workers)
     environment = {**_environment(server, directory), **(extra_env or {})}
-    with _guarded(command, environment, server.log) as guard, server.session:
+    with guarded(command, environment, server.log) as guard, server.session:
         try:
             _wait_until_ready(server, guard)
             yield server
@@ -144,7 +151,8 @@ def mlflow_server(
             _stop(guard, port)
 
 
-def _guarded(command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+def guarded(command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """A process that ends with the one that started it, in the folder of its log."""
     with log.open("ab") as output:
         return subprocess.Popen(
             ["sh", "-c", GUARD, "sh", *command],
@@ -175,6 +183,7 @@ def _environment(server: MlflowServer, directory: Path) -> dict[str, str]:
         "HOME": str(directory),
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "AWS_EC2_METADATA_DISABLED": "true",  # else it looks for credentials there, for seconds
         # Else 3.x starts eight more processes, which take seconds to stop.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "_MLFLOW_SERVER_FILE_STORE": server.backend_uri,

@@ -114,10 +114,20 @@ class TestOtherSpellings:
             "`include_run_details` and `include_runs` say the same: keep `include_runs`"
         )
 
-    def test_no_artifacts_are_false_or_none(self) -> None:
-        assert accepted(include_artifacts=False).include_artifacts == "none"
-        assert accepted(include_artifacts="none").include_artifacts == "none"
-        assert refusal(include_artifacts="all")[0] == "include_artifacts"
+    @pytest.mark.parametrize(
+        ("given", "meant"), [(False, "none"), (True, "all"), ("none", "none"), ("current", "current")]
+    )
+    def test_artifacts_may_be_a_switch(self, given: object, meant: str) -> None:
+        assert accepted(include_artifacts=given).include_artifacts == meant
+
+    def test_artifacts_are_those_in_use_unless_told_otherwise(self) -> None:
+        assert accepted().include_artifacts == "current"
+        assert refusal(include_artifacts="newest")[0] == "include_artifacts"
+
+    def test_the_keys_of_an_artifact_store_need_each_other(self) -> None:
+        assert "need each other" in message(artifact_store={"access_key_id": "a"})
+        assert "need each other" in message(artifact_store={"secret_access_key": "made-up"})
+        assert "http://" in message(artifact_store={"endpoint_url": "minio:9000"})
 
     def test_what_was_given_is_left_as_it_was(self) -> None:
         config = {"experiments": ["a"], "include_run_details": True, "include_artifacts": False}

@@ -18,6 +18,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 import docs.generate
 from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.config_blocks import (
+    ArtifactStoreConfig,
     DatabaseConfig,
     LimitsConfig,
     LoggedModelsConfig,
@@ -32,6 +33,7 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yml"))
 BLOCKS: dict[str, type[BaseModel]] = {
     "logged_models": LoggedModelsConfig,
     "tls": TlsConfig,
+    "artifact_store": ArtifactStoreConfig,
     "database": DatabaseConfig,
     "limits": LimitsConfig,
     "shard": ShardConfig,
@@ -107,6 +109,8 @@ ACCEPTED: list[dict[str, Any]] = [
     {"experiments": [{"name": "churn-*"}, "fraud"]},
     {"include_run_details": False},
     {"include_artifacts": False},
+    {"include_artifacts": True},
+    {"include_artifacts": "current", "artifact_store": {"endpoint_url": "http://minio:9000"}},
     {"include_runs": "registered", "env": "dev", "max_retries": 0, "timeout_seconds": 0.5},
     {"backend_store_uri": "sqlite:////data/mlflow.db", "database": {"statement_timeout_seconds": 5, "pool_size": 1}},
     {"headers_secret": {"CF-Access-Client-Id": "made-up"}, "tls": {"verify": False}},

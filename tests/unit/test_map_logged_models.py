@@ -41,12 +41,12 @@ OTHER_RUN = "f" * 32
 
 def own(record: LoggedModel, run: Run | None = None, rules: Rules = RULES, *, run_is_emitted: bool = True) -> Entity:
     inputs = [input_dataset(dataset, "churn", rules) for dataset in run.datasets] if run else []
-    return map_logged_model(record, run, run is not None and run_is_emitted, inputs, "churn", rules)
+    return map_logged_model(record, run, run is not None and run_is_emitted, None, inputs, "churn", rules)
 
 
 def folded(record: LoggedModel, run: Run | None = None, rules: Rules = RULES) -> Entity:
     version = make_version(source=f"models:/{record.model_id}", model_id=record.model_id)
-    return map_version(version, run, run is not None, record, [], registry_urn(rules.naming), rules)
+    return map_version(version, run, run is not None, record, None, [], registry_urn(rules.naming), rules)
 
 
 def properties(entity: Entity) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def version(
 ) -> Entity:
     inputs = [input_dataset(dataset, "churn", rules) for dataset in datasets]
     emitted = run is not None if run_is_emitted is None else run_is_emitted
-    return map_version(record, run, emitted, None, inputs, registry_urn(rules.naming), rules)
+    return map_version(record, run, emitted, None, None, inputs, registry_urn(rules.naming), rules)
 
 
 def properties(entity: Entity) -> dict[str, Any]:

@@ -1,0 +1,211 @@
+"""Model files, fetched for what the recipe chooses while what comes before it is mapped and sent."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from datahub_mlflow_source.mapping.rules import NOTE, tag_value
+from datahub_mlflow_source.readers import mlmodel
+from datahub_mlflow_source.readers.artifacts import Artifacts
+from datahub_mlflow_source.readers.workers import Workers
+from datahub_mlflow_source.records import FoundFile, LoggedModel, ModelFile, ModelFolder, ModelVersion, Run
+from datahub_mlflow_source.report import MlflowSourceReport
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_MOST_WAITING = 500  # runs, behind the first whose file is on its way
+_LONGEST_SECONDS = 30  # for one file, from when it is waited for
+_FAILURES_TO_GIVE_UP = 5  # on end, of one store
+_FAILURES_OF_ALL = 50  # on end, wherever: each may take its time
+_ANYWHERE = "*"
+_MOST_CARD_BYTES = 260_000  # 65,000 characters in any script
+
+
+@dataclass(frozen=True, slots=True)
+class WantedFile:
+    """The file of one model, and what is known of it beforehand."""
+
+    key: str  # the model's own, of all models
+    shown: str  # for messages
+    folder: ModelFolder
+    kept: ModelFile | None  # what the run kept of it, which saves reading it
+    wants_card: bool  # there is no other description
+
+
+class ModelFiles:
+    """Asked for ahead, and forgotten once what wanted them is mapped."""
+
+    def __init__(self, artifacts: Artifacts, report: MlflowSourceReport, at_once: int) -> None:
+        """`at_once`: so many are on their way at a time."""
+        self._artifacts, self._report, self._at_once = artifacts, report, at_once
+        self._workers = Workers(at_once)
+        self._found: dict[str, FoundFile] = {}
+        self._failures: dict[str, int] = defaultdict(int)  # on end, by store
+
+    def close(self) -> None:
+        """Begins nothing more, and tells of what nobody could ask for."""
+        self._workers.close()
+        if self._report.model_files.out_of_reach:
+            self._report.info(
+                title="Model files are out of reach",
+                message="They are behind MLflow's server, or in a store of an unknown kind: set `tracking_uri` beside "
+                "`backend_store_uri`. Their models are sent without signature and flavors.",
+                context=f"{self._report.model_files.out_of_reach} models",
+                log=False,
+            )
+
+    def ahead(self, things: Iterable[T], wanted: Callable[[T], Iterable[WantedFile]]) -> Iterator[T]:
+        """The same things, each once the files that it wants are there for `of`, until the next one comes."""
+        waiting: deque[tuple[T, list[tuple[WantedFile, Future[FoundFile]]]]] = deque()
+        on_their_way = 0
+        for thing in things:
+            begun = [(file, self._workers.begin(partial(self._find, file))) for file in self._tried(wanted(thing))]
+            waiting.append((thing, begun))
+            on_their_way += len(begun)
+            while waiting and (not waiting[0][1] or on_their_way > self._at_once or len(waiting) > _MOST_WAITING):
+                first, fetches = waiting.popleft()
+                on_their_way -= len(fetches)
+                self._arrive(fetches)
+                yield first
+        for thing, fetches in waiting:
+            self._arrive(fetches)
+            yield thing
+
+    def of(self, key: str) -> FoundFile | None:
+        """What was found for the model of this key; None where nobody asked, or no more are tried."""
+        return self._found.get(key)
+
+    def _tried(self, files: Iterable[WantedFile]) -> Iterator[WantedFile]:
+        for file in files:
+            if not self._artifacts.reach(file.folder):
+                self._report.model_files.out_of_reach += 1
+            elif self._is_given_up(file):
+                self._report.model_files.not_tried += 1
+            else:
+                yield file
+
+    def _is_given_up(self, file: WantedFile) -> bool:
+        return self._failures[_store(file)] >= _FAILURES_TO_GIVE_UP or self._failures[_ANYWHERE] >= _FAILURES_OF_ALL
+
+    def _arrive(self, fetches: Iterable[tuple[WantedFile, Future[FoundFile]]]) -> None:
+        self._found.clear()
+        for file, fetch in fetches:
+            if self._is_given_up(file):
+                fetch.cancel()
+                self._report.model_files.not_tried += 1
+                continue
+            with self._report.waiting_for_mlflow:
+                self._found[file.key] = self._arrived(file, fetch)
+
+    def _arrived(self, file: WantedFile, fetch: Future[FoundFile]) -> FoundFile:
+        tally = self._report.model_files
+        try:
+            found = fetch.result(_LONGEST_SECONDS)
+        except mlmodel.BadModelFileError as error:
+            self._works(file)
+            tally.unreadable += 1
+            self._report.warning(
+                title="A model file is none of MLflow's",
+                message="The model is sent without signature and flavors.",
+                context=f"{file.shown}: {error}",
+            )
+            return FoundFile("unreadable")
+        except Exception as error:
+            timed_out = isinstance(error, FutureTimeoutError)
+            said = f"no answer within {_LONGEST_SECONDS} seconds" if timed_out else str(error) or type(error).__name__
+            tally.unreadable += 1
+            for store in (_store(file), _ANYWHERE):
+                self._failures[store] += 1
+            logger.debug("Reading a model file failed", exc_info=True)
+            self._report.warning(
+                title="A model file can't be read",
+                message="The model is sent without signature and flavors. After five such on end no more are tried.",
+                context=f"{file.shown}: {said}",
+            )
+            return FoundFile("unreadable")
+        self._works(file)
+        if found.state == "missing":
+            tally.missing += 1
+        else:
+            tally.read += 1
+        return found
+
+    def _works(self, file: WantedFile) -> None:
+        for store in (_store(file), _ANYWHERE):
+            self._failures[store] = 0
+
+    def _find(self, wanted: WantedFile) -> FoundFile:
+        """In another thread."""
+        if wanted.kept:
+            return FoundFile("tag", wanted.kept, self._card(wanted, wanted.kept))
+        content = self._artifacts.read(wanted.folder, mlmodel.FILE, mlmodel.MOST_BYTES)
+        if content is None:
+            return FoundFile("missing")
+        file = mlmodel.parse(content)
+        return FoundFile("read", file, self._card(wanted, file))
+
+    def _card(self, wanted: WantedFile, file: ModelFile) -> str:
+        if not file.card or not wanted.wants_card:
+            return ""
+        content = self._artifacts.read(wanted.folder, file.card, _MOST_CARD_BYTES) or b""
+        return content.decode(errors="replace")
+
+
+def _store(file: WantedFile) -> str:
+    """Scheme and host, bucket or account."""
+    return "/".join(file.folder.uri.split("/")[:3])
+
+
+def file_of_version(version: ModelVersion, run: Run | None, logged: LoggedModel | None) -> WantedFile:
+    """What to look for, for a version: `run` and `logged` are what it was made of, as far as that is known."""
+    folder = _folder(version, run, logged)
+    return WantedFile(
+        key=version_key(version),
+        shown=f"{version.name} version {version.version}",
+        folder=folder,
+        kept=mlmodel.kept_by_run(run.tags, folder.path_in_run) if run and folder.path_in_run else None,
+        wants_card=not (version.description or tag_value(version.tags, NOTE)),
+    )
+
+
+def file_of_logged_model(model: LoggedModel) -> WantedFile:
+    """The same for a logged model that no version was made of."""
+    return WantedFile(
+        key=model.model_id,
+        shown=f"{model.name} ({model.model_id})",
+        folder=ModelFolder(uri=model.artifact_uri, model_id=model.model_id),
+        kept=None,
+        wants_card=not tag_value(model.tags, NOTE),
+    )
+
+
+def version_key(version: ModelVersion) -> str:
+    """Of its file."""
+    return f"{version.name}\n{version.version}"
+
+
+def _folder(version: ModelVersion, run: Run | None, logged: LoggedModel | None) -> ModelFolder:
+    uri = logged.artifact_uri if logged else version.source
+    path = ""
+    if run:
+        for start in (f"runs:/{run.run_id}/", f"{run.artifact_uri.rstrip('/')}/"):
+            if uri.startswith(start):
+                path = uri.removeprefix(start).strip("/")
+                uri = f"{run.artifact_uri.rstrip('/')}/{path}"
+    return ModelFolder(
+        uri=uri,
+        name=version.name,
+        version=version.version,
+        model_id=version.model_id,
+        run_id=run.run_id if run and path else "",
+        path_in_run=path,
+    )

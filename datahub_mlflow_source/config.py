@@ -211,6 +211,11 @@ class MlflowSourceConfig(
         description="Takes the dataset inputs of runs, as datasets of platform `mlflow` that link to the real "
         "dataset behind them.",
     )
+    include_prompts: bool = Field(
+        default=True,
+        description="Takes MLflow's prompts, with their texts, as models of subtype `Prompt`, and links the runs that "
+        "used them. `model_pattern` applies to their names too.",
+    )
     include_logged_models: bool = Field(
         default=True,
         description="Takes the models that MLflow 3 keeps for each time one is logged: into the version that was made "

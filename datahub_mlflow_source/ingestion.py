@@ -101,6 +101,8 @@ class Ingestion:
         runs = self._runs_of_selected()
         with self._report.new_stage("Registry"):
             self._made.read_registry(self._timed(self._reader.registry()))
+            if self._selection.include_prompts:
+                self._made.read_registry(self._timed(self._reader.prompts()))
         if self._selection.include_logged_models:
             with self._report.new_stage("Logged models"):
                 self._read_logged_models()
@@ -232,7 +234,8 @@ class Ingestion:
         def mapped() -> Entity:
             versions, logged_models = self._made.made_by(run)
             name = self._experiment_name(run.experiment_id)
-            return map_run(run, name, versions, logged_models, self._inputs(run), self._rules)
+            prompts = self._made.prompts_used_by(run, logged_models)
+            return map_run(run, name, versions, logged_models, self._inputs(run), prompts, self._rules)
 
         make_urn = partial(run_urn, run.run_id, self._rules.naming)
         yield from self._outgoing.send(tally, run.run_id, make_urn, mapped)

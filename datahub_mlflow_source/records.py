@@ -11,6 +11,9 @@ from typing import Literal
 
 Tags = tuple[tuple[str, str], ...]  # (key, value), sorted by key
 
+# MLflow keeps a prompt (since 2.21) as a registered model with this tag, and so its versions.
+PROMPT_TAG = ("mlflow.prompt.is_prompt", "true")
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:

@@ -13,6 +13,7 @@ from datahub_mlflow_source.logged_models import LoggedModelIndex
 from datahub_mlflow_source.mapping.datasets import InputDataset
 from datahub_mlflow_source.mapping.logged_models import map_logged_model
 from datahub_mlflow_source.mapping.models import map_model, map_version
+from datahub_mlflow_source.mapping.prompts import PromptVersion, is_prompt, linked_prompts, runs_that_used
 from datahub_mlflow_source.mapping.rules import Entity, Rules
 from datahub_mlflow_source.mapping.stages import stage_aspect, stage_patch
 from datahub_mlflow_source.mapping.urns import logged_model_urn, model_group_urn, model_version_urn
@@ -59,6 +60,9 @@ class RegistryWalk:
         self._models: list[RegisteredModel] = []
         self._versions = VersionIndex(selection.versions_in_memory)
         self._logged = LoggedModelIndex(selection.most_logged_models)
+        self._has_prompts = False
+        self._prompts = HashSet()  # versions, to be linked
+        self._prompts_of_run: dict[str, list[PromptVersion]] = {}  # as MLflow 2 has it, which tells of it there
         self._left_out = HashSet()  # logged models whose version is left out
         # Every shard reads all of them, the first counts.
         counts = report if selection.runs.shard.index == 0 else MlflowSourceReport()
@@ -88,6 +92,15 @@ class RegistryWalk:
                 self._models.append(record)
             else:
                 self._versions.add(record)
+                if is_prompt(record.tags):
+                    self._add_prompt(record)
+
+    def _add_prompt(self, version: ModelVersion) -> None:
+        prompt = (version.name, version.version)
+        self._has_prompts = True
+        self._prompts.add("\n".join(prompt))
+        for run_id in runs_that_used(version):
+            self._prompts_of_run.setdefault(run_id, []).append(prompt)
 
     def read_logged_models(
         self, records: Iterable[LoggedModel | Unreadable], is_wanted: Callable[[LoggedModel], bool]
@@ -123,6 +136,18 @@ class RegistryWalk:
         """What came from this run and is sent: versions, and logged models that are no version."""
         return self._versions.of_run(run.run_id), self._logged.of_run(run.run_id)
 
+    def prompts_used_by(self, run: Run, logged_models: Iterable[LoggedModel]) -> list[PromptVersion]:
+        """Those versions of prompts, of all that are sent, that it or a model that it logged says it used."""
+        if not self._has_prompts:
+            return []
+        said = {*self._prompts_of_run.get(run.run_id, ()), *linked_prompts(run.tags)}
+        for model in logged_models:
+            said.update(linked_prompts(model.tags))
+        for version in self._versions.of_run(run.run_id):
+            if registered := self._logged.registered(version.model_id):
+                said.update(linked_prompts(registered.tags))
+        return sorted(prompt for prompt in said if self._prompts.may_have("\n".join(prompt)))
+
     # --- model files ---
 
     def with_files(self, runs: Iterator[Run]) -> Iterator[Run]:
@@ -136,7 +161,9 @@ class RegistryWalk:
             yield from map(file_of_logged_model, self._logged.of_run(run.run_id))
 
     def _file_of_version(self, version: ModelVersion, run: Run | None = None) -> Iterator[WantedFile]:
-        """None, where the recipe doesn't choose it."""
+        """None, where the recipe doesn't choose it, or it is a prompt, which has no file."""
+        if is_prompt(version.tags):
+            return
         is_latest = self._versions.latest(version.name) == version.version
         current = is_latest or version.aliases or version.stage in _STAGES_IN_USE
         if current or self._selection.include_artifacts == "all":

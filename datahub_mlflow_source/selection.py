@@ -22,6 +22,7 @@ class Selection:
     runs: RunScope
     include_runs: Literal["all", "registered", "none"]
     include_datasets: bool
+    include_prompts: bool
     include_logged_models: bool
     logged_model: Allowed
     most_logged_models: int  # of one run

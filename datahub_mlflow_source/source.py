@@ -330,6 +330,7 @@ def selection_of(config: MlflowSourceConfig) -> Selection:
         runs=scope,
         include_runs=config.include_runs,
         include_datasets=config.include_datasets,
+        include_prompts=config.include_prompts,
         include_logged_models=config.include_logged_models,
         include_artifacts=config.include_artifacts,
         artifacts_at_once=_FILES_FOR_EACH_WORKER * config.max_workers,

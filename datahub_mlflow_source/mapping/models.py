@@ -27,7 +27,15 @@ from datahub_mlflow_source.mapping.logged_models import (
     origin,
 )
 from datahub_mlflow_source.mapping.model_files import card_of, file_properties, model_type, signature
-from datahub_mlflow_source.mapping.rules import NOTE, Entity, Rules, Trim, platform_aspects, tag_value
+from datahub_mlflow_source.mapping.prompts import (
+    PROMPT,
+    PROMPT_TEXT,
+    PROMPT_VERSION,
+    is_prompt,
+    prompt_properties,
+    prompt_text,
+)
+from datahub_mlflow_source.mapping.rules import NOTE, Entity, Rules, Trim, platform_aspects, tag_value, without
 from datahub_mlflow_source.mapping.runs import hyper_params, metrics
 from datahub_mlflow_source.mapping.urns import (
     model_group_urn,
@@ -43,6 +51,7 @@ MODEL_GROUP = "ML Model Group"
 MODEL = "ML Model"
 
 _MOST_TRAINING_JOBS = 500  # of a group, the latest; DataHub's page shows 100
+_OF_MLFLOW = ("mlflow.", "_mlflow_")
 _MOST_PILLS, _LONGEST_PILL = 20, 60
 
 
@@ -59,13 +68,14 @@ def map_model(
     """
     trim = Trim(rules.limits)
     jobs = trim.first("training jobs", run_ids, _MOST_TRAINING_JOBS)
+    prompt = is_prompt(model.tags)
     properties = MLModelGroupPropertiesClass(
         name=model.name,
         description=trim.description(model.description or tag_value(model.tags, NOTE)),
         customProperties=trim.properties(
             model.tags, [("name", model.name), ("aliases", ", ".join(f"{a}={v}" for a, v in model.aliases))]
         ),
-        externalUrl=rules.registry_web.model(model.name),
+        externalUrl=rules.registry_web.prompt(model.name) if prompt else rules.registry_web.model(model.name),
         created=time_stamp(model.creation_time),
         lastModified=time_stamp(model.last_updated_time),
         version=_version_tag(latest_version, model.last_updated_time) if latest_version else None,
@@ -74,7 +84,7 @@ def map_model(
     aspects: list[_Aspect] = [
         properties,
         ContainerClass(str(registry)),
-        *platform_aspects(MODEL_GROUP, rules.naming),
+        *platform_aspects(PROMPT if prompt else MODEL_GROUP, rules.naming),
     ]
     return Entity(model_group_urn(model.name, rules.naming), aspects, trim.cut)
 
@@ -101,7 +111,7 @@ def map_version(
         properties,
         _version_properties(version, run, rules),
         ContainerClass(str(registry)),
-        *platform_aspects(MODEL, rules.naming),
+        *platform_aspects(PROMPT_VERSION if is_prompt(version.tags) else MODEL, rules.naming),
         *origin(run, inputs),
     ]
     return Entity(model_version_urn(version.name, version.version, rules.naming), aspects, trim.cut)
@@ -130,6 +140,7 @@ def _properties(
         ("model_id", version.model_id),
         *(folded_properties(logged, trim) if logged else ()),
         *file_properties(file, trim),
+        *prompt_properties(version, trim),
     ]
     if logged:
         params, metrics_ = hyper_params(folded_params(run, logged), trim), folded_metrics(run, logged, trim)
@@ -141,10 +152,14 @@ def _properties(
     created = version.creation_time
     return MLModelPropertiesClass(
         name=f"{version.name}{naming.separator}{version.version}",
-        description=trim.description(version.description or tag_value(version.tags, NOTE) or card_of(file)),
-        customProperties={**trim.properties(version.tags, ours), **signature(file, trim)},
+        description=trim.description(
+            prompt_text(version.tags) or version.description or tag_value(version.tags, NOTE) or card_of(file)
+        ),
+        customProperties={**trim.properties(without(version.tags, PROMPT_TEXT), ours), **signature(file, trim)},
         type=model_type(file),
-        externalUrl=rules.registry_web.version(version.name, version.version),
+        externalUrl=rules.registry_web.prompt(version.name)
+        if is_prompt(version.tags)
+        else rules.registry_web.version(version.name, version.version),
         created=TimeStampClass(created, str(user_urn(user)) if user else None) if created is not None else None,
         lastModified=time_stamp(version.last_updated_time),
         hyperParams=params,
@@ -162,7 +177,7 @@ def _creator(version: ModelVersion, run: Run | None) -> str:
 
 def _pills(tags: Tags) -> list[str]:
     """`key:value` as the built-in has it, for the group's table; only what a person can read there."""
-    shown = [(key, value) for key, value in tags if not (key.startswith("mlflow.") or is_secret_key(key))]
+    shown = [(key, value) for key, value in tags if not (key.startswith(_OF_MLFLOW) or is_secret_key(key))]
     texts = [f"{key}:{redact(value)}" if value else key for key, value in shown]
     return [text for text in texts if len(text) <= _LONGEST_PILL and "\n" not in text and "://" not in text][
         :_MOST_PILLS

@@ -68,6 +68,9 @@ class Web:
     def model(self, name: str) -> str | None:
         return self._url(f"models/{quote(name, safe='')}")
 
+    def prompt(self, name: str) -> str | None:
+        return self._url(f"prompts/{quote(name, safe='')}")
+
     def version(self, name: str, version: str) -> str | None:
         return self._url(f"models/{quote(name, safe='')}/versions/{version}")
 

@@ -98,6 +98,10 @@ class Reader(Protocol):
         """
         ...
 
+    def prompts(self) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
+        """The same of prompts, which `registry` leaves out; nothing where this MLflow knows none."""
+        ...
+
     def logged_models(self, experiment_ids: Iterable[str]) -> Iterator[LoggedModel | Unreadable] | None:
         """Those of these experiments, by id; None where this MLflow has none, being older than 3.0."""
         ...

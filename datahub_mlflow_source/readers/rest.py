@@ -21,6 +21,7 @@ from datahub_mlflow_source.readers.http import MlflowHttp
 from datahub_mlflow_source.readers.paging import BadRow, Moved, Page, Row, batches, read_ahead, walk
 from datahub_mlflow_source.readers.rest_logged_models import fetch_logged_models
 from datahub_mlflow_source.records import (
+    PROMPT_TAG,
     Experiment,
     Kind,
     LoggedModel,
@@ -46,6 +47,8 @@ _RUN_IDS_PER_REQUEST = 500  # of 4996 that MLflow's filter parser takes
 _SECONDS_TO_NAME_BAD_RUNS = 60.0
 # Of taking apart an answer: a field is absent, or of another type, or no number.
 _NOT_FORMED_AS_MLFLOWS = (KeyError, TypeError, AttributeError, ValueError, OverflowError)
+
+_PROMPTS = "tags.`{}` = '{}'".format(*PROMPT_TAG)
 
 T = TypeVar("T")
 Pages = Iterator[list[Row] | BadRow | Moved]
@@ -108,27 +111,49 @@ class RestReader:
         return _records("experiment", pages, rows.experiment, "ordered by id")
 
     def registry(self) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
+        """Servers before 2.21 list prompts of newer clients as models."""
+        yield from (found for found in self._registered("") if not _is_prompt(found))
+
+    def prompts(self) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
+        """One request, where there are none."""
+        try:
+            if not self._registry.get("registered-models/search", {"max_results": 1, "filter": _PROMPTS}):
+                return
+        except ServerError as error:
+            if error.status in (400, 404, 501):
+                logger.info("This registry knows no prompts: %s", error)
+                return
+            # Else the listing says so, or finds its way around a bad row.
+        yield from self._registered(_PROMPTS)
+
+    def _registered(self, condition: str) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
         aliases: dict[str, dict[str, list[str]]] = {}
-        for model in self._models():
+        for model in self._models(condition):
             if isinstance(model, RegisteredModel):
                 aliases[model.name] = aliases_by_version(model)
             yield model
-        yield from self._versions(aliases)
+        yield from self._versions(condition, aliases)
 
-    def _models(self) -> Iterator[RegisteredModel | Unreadable]:
+    def _models(self, condition: str) -> Iterator[RegisteredModel | Unreadable]:
         def fetch(token: str | None, size: int, backwards: bool) -> Page:
-            query = {"max_results": size, "order_by": [f"name {'DESC' if backwards else 'ASC'}"]}
+            query = {
+                "max_results": size,
+                "order_by": [f"name {'DESC' if backwards else 'ASC'}"],
+                **_filtered(condition),
+            }
             return _page(self._registry.get("registered-models/search", _with(query, token)), "registered_models")
 
         page_size = min(self._page_size, _MODELS_PER_PAGE)
         pages = walk(fetch, page_size, rows.name_of, _MOST_MODELS - page_size)
         return _records("registered model", pages, rows.registered_model, "ordered by name")
 
-    def _versions(self, aliases: Mapping[str, Mapping[str, list[str]]]) -> Iterator[ModelVersion | Unreadable]:
+    def _versions(
+        self, condition: str, aliases: Mapping[str, Mapping[str, list[str]]]
+    ) -> Iterator[ModelVersion | Unreadable]:
         def fetch(token: str | None, size: int, backwards: bool) -> Page:
             direction = "DESC" if backwards else "ASC"
             order = [f"name {direction}", f"version_number {direction}"]
-            query = {"max_results": size, "order_by": order}
+            query = {"max_results": size, "order_by": order, **_filtered(condition)}
             return _page(self._registry.get("model-versions/search", _with(query, token)), "model_versions")
 
         def version(row: Row) -> ModelVersion:
@@ -375,6 +400,14 @@ def _page(answer: Mapping[str, Any], key: str) -> Page:
             "in its place"
         )
     return Page(found, answer.get("next_page_token") or None)
+
+
+def _filtered(condition: str) -> dict[str, str]:
+    return {"filter": condition} if condition else {}
+
+
+def _is_prompt(found: RegisteredModel | ModelVersion | Unreadable) -> bool:
+    return not isinstance(found, Unreadable) and PROMPT_TAG in found.tags
 
 
 def _with(query: Mapping[str, Any], token: str | None) -> dict[str, Any]:

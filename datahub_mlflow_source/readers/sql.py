@@ -84,12 +84,21 @@ class SqlReader:
         return chain.from_iterable(walk_by_key("experiment", self._tracking, keys, _experiments, self._page_size))
 
     def registry(self) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
+        return self._registered(are_prompts=False)
+
+    def prompts(self) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
+        return self._registered(are_prompts=True)
+
+    def _registered(self, *, are_prompts: bool) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
+        """The tables are walked once for models and, where there are any, once more for prompts."""
         statements = SqlRegistry(self._schema(self._registry))
         try:
             prompts = self._registry.read(statements.prompts)
         except ServerError as error:
             yield broke_off("registered model", error)
             yield broke_off("model version", error)
+            return
+        if are_prompts and not prompts:
             return
         aliases: dict[str, dict[str, list[str]]] = {}
 
@@ -100,13 +109,13 @@ class SqlReader:
             walk_by_key("registered model", self._registry, statements.model_keys, statements.models, self._page_size)
         ):
             if isinstance(found, RegisteredModel):
-                if found.name in prompts:
+                if (found.name in prompts) is not are_prompts:
                     continue
                 aliases[found.name] = aliases_by_version(found)
             yield found
         pages = walk_by_key("model version", self._registry, statements.version_keys, versions, self._page_size)
         for one in chain.from_iterable(pages):
-            if isinstance(one, Unreadable) or one.name not in prompts:
+            if isinstance(one, Unreadable) or (one.name in prompts) is are_prompts:
                 yield one
 
     def logged_models(self, experiment_ids: Iterable[str]) -> Iterator[LoggedModel | Unreadable] | None:

@@ -19,9 +19,8 @@ from datahub_mlflow_source.readers.schema import (
     REGISTERED_MODELS,
     Schema,
 )
-from datahub_mlflow_source.records import ModelVersion, RegisteredModel, Tags
+from datahub_mlflow_source.records import PROMPT_TAG, ModelVersion, RegisteredModel, Tags
 
-_IS_PROMPT = "mlflow.prompt.is_prompt"
 _DELETED = "Deleted_Internal"  # MLflow's mark on a version that was deleted (STAGE_DELETED_INTERNAL)
 
 Aliases = Mapping[str, Mapping[str, Sequence[str]]]  # model → version → aliases
@@ -47,7 +46,8 @@ class SqlRegistry:
         """Names of prompts, which MLflow keeps among the models and lists neither as models nor as versions."""
         found: set[str] = set()
         for table in (REGISTERED_MODEL_TAGS, MODEL_VERSION_TAGS):
-            marked = (table.c.key == _IS_PROMPT, table.c.value == "true", *self._of_workspace(table))
+            key, value = PROMPT_TAG
+            marked = (table.c.key == key, table.c.value == value, *self._of_workspace(table))
             found.update(row[0] for row in reading.rows(sa.select(table.c.name).where(*marked).distinct()))
         return frozenset(found)
 

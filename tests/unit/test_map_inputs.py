@@ -20,7 +20,7 @@ EU = Rules(naming=Naming(env="DEV", platform_instance="eu"))
 
 def mapped(run: Run, rules: Rules = RULES) -> Entity:
     inputs = [input_dataset(dataset, "churn", rules) for dataset in run.datasets]
-    return map_run(run, "churn", [], [], inputs, rules)
+    return map_run(run, "churn", [], [], inputs, [], rules)
 
 
 def inputs(*datasets: DatasetInput, rules: Rules = RULES) -> list[dict[str, Any]]:

@@ -114,7 +114,7 @@ class TestOnItsOwn:
         )
 
     def test_its_run_leads_to_it(self) -> None:
-        entity = map_run(make_run(), "churn", [make_version()], [make_logged_model()], [], RULES)
+        entity = map_run(make_run(), "churn", [make_version()], [make_logged_model()], [], [], RULES)
         edges = entity.aspects[-1].to_obj()["outputEdges"]
         assert [edge["destinationUrn"] for edge in edges][1:] == [str(own(make_logged_model()).urn)]
 

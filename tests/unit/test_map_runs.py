@@ -45,7 +45,7 @@ def mapped(
     run: Run, rules: Rules = RULES, versions: list[ModelVersion] | None = None, experiment: str = "churn"
 ) -> Entity:
     inputs = [input_dataset(dataset, experiment, rules) for dataset in run.datasets]
-    return map_run(run, experiment, versions or [], [], inputs, rules)
+    return map_run(run, experiment, versions or [], [], inputs, [], rules)
 
 
 def properties(entity: Entity) -> dict[str, Any]:

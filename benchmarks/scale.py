@@ -45,11 +45,13 @@ class Scale:
 
     def ingesting(self, server: MlflowServer, runs: int, sources: Sequence[str]) -> None:
         """`Pipeline.run()` into a sink that throws away."""
+        over_rest = {"tracking_uri": server.url, "include_artifacts": "none"}
+        over_sql = {**over_rest, "backend_store_uri": server.backend_uri}
         configs = {
-            "SQL": ("ours", {"backend_store_uri": server.backend_uri, "tracking_uri": server.url}),
-            "REST": ("ours", {"tracking_uri": server.url}),
-            "replay": ("replay", {"backend_store_uri": server.backend_uri, "tracking_uri": server.url}),
-            "replay from a pipe": ("piped", {"backend_store_uri": server.backend_uri, "tracking_uri": server.url}),
+            "SQL": ("ours", over_sql),
+            "REST": ("ours", over_rest),
+            "replay": ("replay", over_sql),
+            "replay from a pipe": ("piped", over_sql),
         }
         types = {**SOURCE_TYPES, "piped": "benchmarks.replay.PipedReplaySource"}
         for _ in range(self.rounds):
@@ -70,7 +72,7 @@ class Scale:
 
     def sharding(self, server: MlflowServer, runs: int) -> None:
         """Whole processes of `datahub-mlflow ingest`, from the database, by one shard and by two."""
-        config = {"backend_store_uri": server.backend_uri, "tracking_uri": server.url}
+        config = {"backend_store_uri": server.backend_uri, "tracking_uri": server.url, "include_artifacts": "none"}
         with gms_stand_in() as gms:
             sinks = {"blackhole": {}, "datahub-rest": {"server": gms.url}}
             for _, (sink, settings), shards in product(range(self.rounds), sinks.items(), (1, 2)):

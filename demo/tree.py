@@ -109,9 +109,18 @@ def _sort_id(catalog: Catalog, urn: str) -> str:
 
 
 def _version(catalog: Catalog, urn: str) -> Node:
-    jobs = catalog.get(urn, "mlModelProperties").get("trainingJobs", [])
+    properties = catalog.get(urn, "mlModelProperties")
     text = f"version {_version_label(catalog, urn)}"
-    return Node(text, [Node(_run_text(catalog, run), _datasets(catalog, run)) for run in jobs])
+    runs = [Node(_run_text(catalog, run), _datasets(catalog, run)) for run in properties.get("trainingJobs", [])]
+    return Node(text, [*_signature(properties), *runs])
+
+
+def _signature(properties: Any) -> list[Node]:
+    """What the model takes, where its file was read: `sklearn, takes 30 columns: mean radius, …`."""
+    columns = json.loads(properties.get("customProperties", {}).get("signature.inputs", "[]"))
+    names = [column.get("name", "without a name") for column in columns]
+    takes = f"takes {len(names)} column{'s' * (len(names) > 1)}: {', '.join(names)}"
+    return [Node(f"{properties.get('type', 'model')}, {takes}")] if names else []
 
 
 def _version_label(catalog: Catalog, urn: str) -> str:

@@ -52,6 +52,15 @@ def make_version(version: str, *aliases: str, run: str | None = None, tags: tupl
     }
 
 
+def test_a_version_says_what_it_takes_where_its_file_was_read() -> None:
+    version = make_version("1")
+    properties = version[version_urn("1")]["mlModelProperties"]
+    columns = json.dumps([{"type": "double", "name": "age"}, {"type": "double", "name": "tenure"}])
+    properties |= {"type": "sklearn", "customProperties": {"signature.inputs": columns}}
+    (group,) = model_groups(make_catalog(make_group(), version))
+    assert group.children == [Node("version 1", [Node("sklearn, takes 2 columns: age, tenure")])]
+
+
 def run_urn(name: str) -> str:
     return f"urn:li:dataProcessInstance:{name}"
 

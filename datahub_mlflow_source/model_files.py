@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
+from datahub_mlflow_source.errors import ArtifactError
 from datahub_mlflow_source.mapping.rules import NOTE, tag_value
 from datahub_mlflow_source.readers import mlmodel
 from datahub_mlflow_source.readers.artifacts import Artifacts
@@ -23,9 +25,12 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MOST_WAITING = 500  # runs, behind the first whose file is on its way
-_LONGEST_SECONDS = 30  # for one file, from when it is waited for
+_LONGEST_SECONDS = 30  # for one file
 _FAILURES_TO_GIVE_UP = 5  # on end, of one store
-_FAILURES_OF_ALL = 50  # on end, wherever: each may take its time
+_FAILURES_OF_ALL = 50  # on end, wherever
+_MOST_SECONDS_LOST = 300
+_MOST_LOGGED = 20  # of each kind of warning; the report counts them, and shows some
+_GLANCE_SECONDS = 0.2
 _ANYWHERE = "*"
 _MOST_CARD_BYTES = 260_000  # 65,000 characters in any script
 
@@ -41,6 +46,13 @@ class WantedFile:
     wants_card: bool  # there is no other description
 
 
+@dataclass(slots=True)
+class _Fetch:
+    file: WantedFile
+    began: float | None = None  # once a thread is at it
+    result: Future[tuple[FoundFile, str]] = field(default_factory=Future)
+
+
 class ModelFiles:
     """Asked for ahead, and forgotten once what wanted them is mapped."""
 
@@ -50,6 +62,7 @@ class ModelFiles:
         self._workers = Workers(at_once)
         self._found: dict[str, FoundFile] = {}
         self._failures: dict[str, int] = defaultdict(int)  # on end, by store
+        self._seconds_lost = 0.0  # by waiting for what then failed
 
     def close(self) -> None:
         """Begins nothing more, and tells of what nobody could ask for."""
@@ -65,10 +78,10 @@ class ModelFiles:
 
     def ahead(self, things: Iterable[T], wanted: Callable[[T], Iterable[WantedFile]]) -> Iterator[T]:
         """The same things, each once the files that it wants are there for `of`, until the next one comes."""
-        waiting: deque[tuple[T, list[tuple[WantedFile, Future[FoundFile]]]]] = deque()
+        waiting: deque[tuple[T, list[_Fetch]]] = deque()
         on_their_way = 0
         for thing in things:
-            begun = [(file, self._workers.begin(partial(self._find, file))) for file in self._tried(wanted(thing))]
+            begun = [self._begun(file) for file in self._tried(wanted(thing))]
             waiting.append((thing, begun))
             on_their_way += len(begun)
             while waiting and (not waiting[0][1] or on_their_way > self._at_once or len(waiting) > _MOST_WAITING):
@@ -94,75 +107,109 @@ class ModelFiles:
                 yield file
 
     def _is_given_up(self, file: WantedFile) -> bool:
-        return self._failures[_store(file)] >= _FAILURES_TO_GIVE_UP or self._failures[_ANYWHERE] >= _FAILURES_OF_ALL
+        of_store = self._failures[self._artifacts.store_of(file.folder)]
+        in_all = self._failures[_ANYWHERE] >= _FAILURES_OF_ALL or self._seconds_lost >= _MOST_SECONDS_LOST
+        return of_store >= _FAILURES_TO_GIVE_UP or in_all
 
-    def _arrive(self, fetches: Iterable[tuple[WantedFile, Future[FoundFile]]]) -> None:
+    def _begun(self, file: WantedFile) -> _Fetch:
+        fetch = _Fetch(file)
+        fetch.result = self._workers.begin(partial(self._find, fetch))
+        return fetch
+
+    def _arrive(self, fetches: Iterable[_Fetch]) -> None:
         self._found.clear()
-        for file, fetch in fetches:
-            if self._is_given_up(file):
-                fetch.cancel()
+        for fetch in fetches:
+            if self._is_given_up(fetch.file):
+                if not fetch.result.cancel() and not fetch.result.done():
+                    self._workers.add()  # in place of the one that may be stuck
                 self._report.model_files.not_tried += 1
                 continue
             with self._report.waiting_for_mlflow:
-                self._found[file.key] = self._arrived(file, fetch)
+                self._found[fetch.file.key] = self._arrived(fetch)
 
-    def _arrived(self, file: WantedFile, fetch: Future[FoundFile]) -> FoundFile:
+    def _arrived(self, fetch: _Fetch) -> FoundFile:
         tally = self._report.model_files
+        waited_since = time.monotonic()
         try:
-            found = fetch.result(_LONGEST_SECONDS)
+            found, card_error = self._waited_for(fetch)
         except mlmodel.BadModelFileError as error:
-            self._works(file)
+            self._count(fetch, 0)
             tally.unreadable += 1
             self._report.warning(
                 title="A model file is none of MLflow's",
                 message="The model is sent without signature and flavors.",
-                context=f"{file.shown}: {error}",
+                context=f"{fetch.file.shown}: {error}",
+                log=tally.unreadable <= _MOST_LOGGED,
             )
             return FoundFile("unreadable")
         except Exception as error:
-            timed_out = isinstance(error, FutureTimeoutError)
-            said = f"no answer within {_LONGEST_SECONDS} seconds" if timed_out else str(error) or type(error).__name__
-            tally.unreadable += 1
-            for store in (_store(file), _ANYWHERE):
-                self._failures[store] += 1
             logger.debug("Reading a model file failed", exc_info=True)
+            self._seconds_lost += time.monotonic() - waited_since
+            self._count(fetch, 1)
+            tally.unreadable += 1
             self._report.warning(
                 title="A model file can't be read",
                 message="The model is sent without signature and flavors. After five such on end no more are tried.",
-                context=f"{file.shown}: {said}",
+                context=f"{fetch.file.shown}: {_said(error)}",
+                log=tally.unreadable <= _MOST_LOGGED,
             )
             return FoundFile("unreadable")
-        self._works(file)
+        self._count(fetch, 0)
+        if card_error:
+            self._report.warning(
+                title="A model card can't be read",
+                message="The model is sent without it.",
+                context=f"{fetch.file.shown}: {card_error}",
+                log=False,
+            )
         if found.state == "missing":
             tally.missing += 1
         else:
             tally.read += 1
         return found
 
-    def _works(self, file: WantedFile) -> None:
-        for store in (_store(file), _ANYWHERE):
-            self._failures[store] = 0
+    def _waited_for(self, fetch: _Fetch) -> tuple[FoundFile, str]:
+        """What `_find` gives or raises. Its time counts from when a thread began: others may be stuck before it."""
+        while True:
+            left = _LONGEST_SECONDS - (time.monotonic() - fetch.began) if fetch.began is not None else _GLANCE_SECONDS
+            try:
+                return fetch.result.result(max(left, 0))
+            except FutureTimeoutError:
+                if fetch.result.done():
+                    raise
+                if fetch.began is not None and time.monotonic() - fetch.began >= _LONGEST_SECONDS:
+                    self._workers.add()  # in place of the one that is stuck
+                    raise ArtifactError(f"no answer within {_LONGEST_SECONDS} seconds") from None
 
-    def _find(self, wanted: WantedFile) -> FoundFile:
-        """In another thread."""
+    def _count(self, fetch: _Fetch, failures: int) -> None:
+        for store in (self._artifacts.store_of(fetch.file.folder), _ANYWHERE):
+            self._failures[store] = failures and self._failures[store] + failures
+
+    def _find(self, fetch: _Fetch) -> tuple[FoundFile, str]:
+        """In another thread: what was found, and what is wrong with the card."""
+        fetch.began = time.monotonic()
+        wanted = fetch.file
         if wanted.kept:
-            return FoundFile("tag", wanted.kept, self._card(wanted, wanted.kept))
+            return self._with_card(wanted, FoundFile("tag", wanted.kept))
         content = self._artifacts.read(wanted.folder, mlmodel.FILE, mlmodel.MOST_BYTES)
         if content is None:
-            return FoundFile("missing")
-        file = mlmodel.parse(content)
-        return FoundFile("read", file, self._card(wanted, file))
+            return FoundFile("missing"), ""
+        return self._with_card(wanted, FoundFile("read", mlmodel.parse(content)))
 
-    def _card(self, wanted: WantedFile, file: ModelFile) -> str:
-        if not file.card or not wanted.wants_card:
-            return ""
-        content = self._artifacts.read(wanted.folder, file.card, _MOST_CARD_BYTES) or b""
-        return content.decode(errors="replace")
+    def _with_card(self, wanted: WantedFile, found: FoundFile) -> tuple[FoundFile, str]:
+        if not found.file or not found.file.card or not wanted.wants_card:
+            return found, ""
+        try:
+            content = self._artifacts.read(wanted.folder, found.file.card, _MOST_CARD_BYTES) or b""
+        except Exception as error:
+            logger.debug("Reading a model card failed", exc_info=True)
+            return found, _said(error)
+        return replace(found, card=content.decode(errors="replace")), ""
 
 
-def _store(file: WantedFile) -> str:
-    """Scheme and host, bucket or account."""
-    return "/".join(file.folder.uri.split("/")[:3])
+def _said(error: Exception) -> str:
+    """Of an exception that isn't ours only its kind: it may show an address with a password."""
+    return str(error) if isinstance(error, ArtifactError) else type(error).__name__
 
 
 def file_of_version(version: ModelVersion, run: Run | None, logged: LoggedModel | None) -> WantedFile:
@@ -194,7 +241,7 @@ def version_key(version: ModelVersion) -> str:
 
 
 def _folder(version: ModelVersion, run: Run | None, logged: LoggedModel | None) -> ModelFolder:
-    uri = logged.artifact_uri if logged else version.source
+    uri = logged.artifact_uri if logged else version.storage_location or version.source
     path = ""
     if run:
         for start in (f"runs:/{run.run_id}/", f"{run.artifact_uri.rstrip('/')}/"):

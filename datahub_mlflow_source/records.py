@@ -103,6 +103,7 @@ class ModelVersion:
     aliases: tuple[str, ...]  # sorted; joined in from the registered model
     aliases_known: bool = True  # False where that could not be read, or was not there yet when models were listed
     model_id: str = ""  # of the logged model that was registered; empty before MLflow 3, and for other sources
+    storage_location: str = ""  # where its files really are; only MLflow's database says it
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,16 @@ class RegistryWalk:
         is_latest = self._versions.latest(version.name) == version.version
         current = is_latest or version.aliases or version.stage in _STAGES_IN_USE
         if current or self._selection.include_artifacts == "all":
-            yield file_of_version(version, run, self._logged.registered(version.model_id))
+            logged = self._logged.registered(version.model_id) or self._logged_as(version, run)
+            yield file_of_version(version, run, logged)
+
+    def _logged_as(self, version: ModelVersion, run: Run | None) -> LoggedModel | None:
+        """The logged model that `runs:/<run>/<name>` stands for, since MLflow 3."""
+        if run is None or not version.source.startswith(start := f"runs:/{run.run_id}/"):
+            return None
+        registered = (self._logged.registered(other.model_id) for other in self._versions.of_run(run.run_id))
+        models = [*self._logged.of_run(run.run_id), *filter(None, registered)]
+        return next((model for model in models if model.name == version.source.removeprefix(start)), None)
 
     # --- sending ---
 

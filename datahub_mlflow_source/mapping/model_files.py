@@ -13,6 +13,7 @@ from datahub_mlflow_source.redaction import HIDDEN, is_secret_key, redact
 _MOST_SIGNATURE_CHARS = (
     100_000  # of each part: some 1,500 columns. Whole columns are left out, or nobody could parse it.
 )
+_MOST_CHARS = 200_000  # of all else that the file says: at most 600 KB of the 16 MB that DataHub takes
 _ANY_MODEL = "python_function"  # the flavor that nearly all models have
 
 
@@ -27,7 +28,12 @@ def file_properties(found: FoundFile | None, trim: Trim) -> Iterator[tuple[str, 
     said = [(f"mlmodel.{key}", key, value) for key, value in found.file.others]
     for flavor in found.file.flavors:
         said += [(f"mlmodel.{flavor.name}.{key}", key, value) for key, value in flavor.attributes]
+    room = _MOST_CHARS
     for name, key, value in trim.first("attributes of the model file", said, trim.limits.max_tags):
+        room -= len(name) + min(len(value), trim.limits.max_value_chars)
+        if room < 0:
+            trim.cut.append(f"attributes of the model file: {_MOST_CHARS} characters sent")
+            return
         yield name, HIDDEN if is_secret_key(key) else value
 
 
@@ -37,7 +43,8 @@ def signature(found: FoundFile | None, trim: Trim) -> dict[str, str]:
         return {}
     file = found.file
     parts = (("inputs", file.inputs), ("outputs", file.outputs), ("parameters", file.params))
-    return {f"signature.{name}": _columns(name, part, trim) for name, part in parts if part}
+    columns = {f"signature.{name}": _columns(name, part, trim) for name, part in parts if part}
+    return {name: text for name, text in columns.items() if text}
 
 
 def model_type(found: FoundFile | None) -> str | None:
@@ -91,7 +98,11 @@ def _columns(part: str, text: str, trim: Trim) -> str:
             room -= sizes[count]
             count += 1
         schema = trim.first(f"columns of the signature's {part}", schema, count)
-    return json.dumps(schema, ensure_ascii=False)
+    cleaned = json.dumps(schema, ensure_ascii=False)
+    if len(cleaned) <= _MOST_SIGNATURE_CHARS:
+        return cleaned
+    trim.cut.append(f"the signature's {part}: {len(cleaned)} characters, none sent")
+    return ""
 
 
 def _clean(value: Any) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote
 
 from datahub_mlflow_source.connection import Connection
 from datahub_mlflow_source.errors import ArtifactError, PageError, ServerError
 from datahub_mlflow_source.readers.http import MlflowHttp
+from datahub_mlflow_source.readers.mlmodel import BadModelFileError
 from datahub_mlflow_source.readers.stores import Stores
 from datahub_mlflow_source.records import ModelFolder
 from datahub_mlflow_source.redaction import redact
@@ -46,19 +47,29 @@ class Artifacts:
         """Whether there is a way to it. Without a server, there is none to its own proxy."""
         return self._tracking is not None or self._stores.know(folder.uri)
 
+    def store_of(self, folder: ModelFolder) -> str:
+        """What fails together: the server's own store, or one that is named in the address."""
+        own = _proxied(folder.uri) or "://" not in folder.uri
+        return "" if own else "/".join(folder.uri.split("/")[:3]).lower()
+
     def read(self, folder: ModelFolder, name: str, most: int) -> bytes | None:
         """The first `most` bytes, and perhaps one more, of a file in this folder; None where there is none.
 
         Raises:
+            BadModelFileError: the address can't be one of a model's folder.
             ArtifactError: the store, or the server in front of it, can't be read.
         """
-        scheme = urlsplit(folder.uri).scheme.lower()
-        if self._tracking is None or self._registry is None or (self._read_straight and scheme in ("s3", "s3a")):
-            return self._stores.read(f"{folder.uri.rstrip('/')}/{name}", most)
+        if ".." in unquote(folder.uri).replace("\\", "/").split("/"):
+            raise BadModelFileError("its address leads out of the store")
+        straight = self._read_straight and folder.uri.lower().startswith(("s3:", "s3a:"))
+        if self._tracking is None or self._registry is None or straight:
+            return self._stores.read(folder.uri, name, most)
         server, path, query = self._address(folder, name, self._tracking, self._registry)
         try:
             return server.file(path, query, most)
         except ServerError as error:
+            if error.status == 400:
+                raise BadModelFileError("MLflow takes its address for none") from error
             if (error.status == 404 and error.error_code) or self._is_missing(error, folder, name):
                 return None
             advice = f". Check its log, and that it may read {_shown(folder.uri)}" if error.status == 500 else ""
@@ -108,7 +119,5 @@ def _shown(uri: str) -> str:
 
 def _proxied(uri: str) -> str:
     """The path behind the server's artifact proxy; "" for a URI of anything else, or of another server's proxy."""
-    parts = urlsplit(uri)
-    if parts.scheme.lower() != "mlflow-artifacts" or parts.netloc:
-        return ""
-    return uri.partition(":")[2].strip("/")
+    scheme, _, path = uri.partition(":")
+    return path.strip("/") if scheme.lower() == "mlflow-artifacts" and not path.startswith("//") else ""

@@ -37,6 +37,8 @@ _CONNECT_SECONDS = 5.0  # a host that is there accepts sooner; with retries an a
 _FIRST_ANSWER_SECONDS = 10.0
 _KNOWN_WITHIN_SECONDS = 27.0
 _LONGEST_WAIT_SECONDS = 60.0
+_FILE_SECONDS = 10.0
+_LONGEST_FILE_WAIT = 5.0
 _LONGEST_FIRST_WAIT_SECONDS = 2.0
 _backoff = tenacity.wait_random_exponential(multiplier=0.5, max=8)
 
@@ -108,8 +110,23 @@ class MlflowHttp:
         return self._call("GET", path, params=params)
 
     def file(self, path: str, params: Mapping[str, Any], most: int) -> bytes:
-        """The first `most` bytes of what is there, and perhaps one more. Path and errors as `get`."""
-        return self._answer("GET", path, params=params, most_bytes=most + 1).content
+        """The first `most` bytes of what is there, and perhaps one more. Path and errors as `get`.
+
+        In haste, for it is one of many, and none of them is needed.
+        """
+        timeout = min(self.connection.timeout_seconds, _FILE_SECONDS)
+        response = self._answer(
+            *("GET", path),
+            params=params,
+            most_bytes=most + 1,
+            tries=2,
+            timeout=timeout,
+            longest_wait=_LONGEST_FILE_WAIT,
+        )
+        kind = response.headers.get("Content-Type", "").split(";")[0]
+        if kind == "text/html":
+            raise self._not_mlflow(path, kind, response.status_code, "the file")
+        return response.content
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST of JSON, below /api/2.0/mlflow/; only for searches, as it may be sent twice. Raises as `get`."""
@@ -186,9 +203,9 @@ class MlflowHttp:
             raise self._not_mlflow(path, kind, response.status_code)
         return answer
 
-    def _not_mlflow(self, path: str, kind: str, status: int) -> ServerError:
+    def _not_mlflow(self, path: str, kind: str, status: int, instead_of: str = "MLflow's JSON") -> ServerError:
         return ServerError(
-            f"{self.connection.host} answered {path} with {kind} instead of MLflow's JSON, most likely a login page "
+            f"{self.connection.host} answered {path} with {kind} instead of {instead_of}, most likely a login page "
             "or another site. Check `tracking_uri` (and `registry_uri`), and what the proxy in front of MLflow "
             "wants (`token`, `headers_secret`).",
             status=status,

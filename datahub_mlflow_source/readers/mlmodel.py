@@ -6,6 +6,8 @@ Whoever may write to the artifact store may write this file, so that all that un
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,10 +21,12 @@ MOST_BYTES = 1_000_000  # a signature of ten thousand columns
 _MOST_DEPTH = 30
 _MOST_NODES = 20_000  # MLflow writes some fifty
 _MOST_CHARACTERS = 5 * MOST_BYTES  # aliases unfolded
+_MOST_KEY_CHARACTERS = 200  # a longer one is none of MLflow's, and is left out
 
 # Numbers, dates and the like stay texts. Their rules have traps (a sum of sixties takes hours), and so do merge keys.
 _LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 _NULL = ("", "null", "~")
+_CARD_PATH = re.compile(r"(?!/)[\w ./-]{1,300}")
 # Written beside them; the version or its record says the same.
 _KNOWN_ELSEWHERE = frozenset({"artifact_path", "flavors", "model_id", "run_id", "signature"})
 _CARDS = frozenset({"readme.md", "model_card.md", "modelcard.md"})
@@ -38,6 +42,8 @@ def parse(content: bytes) -> ModelFile:
     """The model file. Raises BadModelFileError."""
     if len(content) > MOST_BYTES:
         raise BadModelFileError(f"it is larger than {MOST_BYTES // 1000} KB")
+    if re.search(rb"(?m)^%", content):  # directives, of which libyaml compares each with all
+        raise BadModelFileError("it is no YAML that MLflow writes")
     try:
         _check_shape(content)
         loaded = yaml.load(content, Loader=_LOADER)  # noqa: S506 - gives texts, lists and dicts only
@@ -57,7 +63,11 @@ def model_file(said: Mapping[str, Any]) -> ModelFile:
     signature = said.get("signature")
     parts: Mapping[str, Any] = signature if isinstance(signature, dict) else {}
     return ModelFile(
-        flavors=tuple(Flavor(name, _texts(attributes)) for name, attributes in sorted(flavors.items())),
+        flavors=tuple(
+            Flavor(name, _texts(attributes))
+            for name, attributes in sorted(flavors.items())
+            if len(name) <= _MOST_KEY_CHARACTERS
+        ),
         inputs=_schema(parts.get("inputs")),
         outputs=_schema(parts.get("outputs")),
         params=_schema(parts.get("params")),
@@ -120,6 +130,7 @@ class _Unfolding:
         return None if text in _NULL else text
 
     def _text(self, text: str) -> str:
+        text = _sound(text)
         self._characters += len(text)
         if self._characters > _MOST_CHARACTERS:
             raise BadModelFileError("its aliases unfold to more than a model file can hold")
@@ -130,7 +141,8 @@ def _texts(attributes: Any) -> Tags:
     """What is said, sorted by key; what nests as JSON, and nothing where there is nothing."""
     if not isinstance(attributes, dict):
         return ()
-    return tuple(sorted((str(key), text) for key, value in attributes.items() if (text := _as_text(value))))
+    said = ((str(key), _as_text(value)) for key, value in attributes.items())
+    return tuple(sorted((key, text) for key, text in said if text and len(key) <= _MOST_KEY_CHARACTERS))
 
 
 def _as_text(value: Any) -> str:
@@ -145,10 +157,33 @@ def _schema(part: Any) -> str:
     "" for what is none: a model with half a signature is still a model.
     """
     try:
-        schema = json.loads(part, parse_constant=str) if isinstance(part, str) else part
+        schema = json.loads(part, parse_constant=str, parse_float=_number) if isinstance(part, str) else part
+        if not isinstance(schema, (list, dict)) or not schema or not _is_shallow(schema):
+            return ""
+        return _sound(json.dumps(schema, ensure_ascii=False, allow_nan=False))
     except (ValueError, RecursionError):
         return ""
-    return json.dumps(schema, ensure_ascii=False) if isinstance(schema, (list, dict)) and schema else ""
+
+
+def _number(text: str) -> float | str:
+    """As text, where it is beyond all numbers: JSON has no word for that."""
+    return number if math.isfinite(number := float(text)) else text
+
+
+def _is_shallow(value: Any) -> bool:
+    """Whether nothing nests deeper than a signature can."""
+    level = [value]
+    for _ in range(_MOST_DEPTH):
+        inner = [item for item in level if isinstance(item, (list, dict))]
+        if not inner:
+            return True
+        level = [item for each in inner for item in (each.values() if isinstance(each, dict) else each)]
+    return False
+
+
+def _sound(text: str) -> str:
+    """Without halves of characters, which JSON can hold but UTF-8 cannot."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def _card(flavors: Mapping[str, Any]) -> str:
@@ -169,5 +204,5 @@ def _files(attributes: Any) -> Iterator[str]:
     ]
     for entry in entries:
         path = entry.get("path") if isinstance(entry, dict) else None
-        if isinstance(path, str) and not path.startswith("/") and ".." not in PurePosixPath(path).parts:
+        if isinstance(path, str) and _CARD_PATH.fullmatch(path) and ".." not in path.split("/"):
             yield path

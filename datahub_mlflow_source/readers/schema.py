@@ -55,7 +55,7 @@ REGISTERED_MODEL_ALIASES = _table("registered_model_aliases", "name alias versio
 MODEL_VERSIONS = _table(
     "model_versions",
     "name version creation_time last_updated_time description user_id current_stage source run_id status "
-    "status_message run_link workspace",
+    "status_message run_link storage_location workspace",
 )
 MODEL_VERSION_TAGS = _table("model_version_tags", "name version key value workspace")
 

@@ -92,7 +92,7 @@ class SqlRegistry:
             tags[VersionKey(name, version)].append((key, value))
         statement = self._between(
             *(keys, MODEL_VERSIONS, "creation_time", "last_updated_time", "description", "user_id", "current_stage"),
-            *("source", "run_id", "status", "status_message", "run_link"),
+            *("source", "run_id", "status", "status_message", "run_link", "storage_location"),
         )
         rows = reading.rows(statement.order_by(MODEL_VERSIONS.c.name, MODEL_VERSIONS.c.version))
         return [_version(row, pairs(tags[VersionKey(*row[:2])]), aliases) for row in rows if row[6] != _DELETED]
@@ -110,7 +110,7 @@ class SqlRegistry:
 
 
 def _version(row: Sequence[Any], tags: Tags, aliases: Aliases) -> ModelVersion:
-    name, number, created, updated, description, user, stage, source, run_id, status, message, link = row
+    name, number, created, updated, description, user, stage, source, run_id, status, message, link, location = row
     version = str(number)
     return ModelVersion(
         name=name,
@@ -129,4 +129,5 @@ def _version(row: Sequence[Any], tags: Tags, aliases: Aliases) -> ModelVersion:
         aliases=tuple(sorted(aliases.get(name, {}).get(version, ()))),
         aliases_known=name in aliases,
         model_id=model_id_of(source or ""),
+        storage_location=location or "",
     )

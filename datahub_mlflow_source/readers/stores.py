@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from datahub_mlflow_source.errors import ArtifactError
 from datahub_mlflow_source.redaction import redact
 
+_PATH = "/"  # in place of a scheme, of an absolute path
 _CONNECT_SECONDS, _READ_SECONDS = 5, 15
 
-# How a URI is read: at most so many bytes of it, None where there is no such file.
-ReadUri = Callable[[str, int], bytes | None]
+# How a file is read: folder, name in it, and how many bytes at most; None where there is no such file.
+Read = Callable[[str, str, int], bytes | None]
+
+_BUCKET = re.compile(r"[\w.-]{1,255}")
+# Only there, for the address comes from MLflow, and our credentials go where it leads.
+_AZURE = re.compile(r"[a-z0-9]{3,24}\.(?:blob|dfs)\.core\.(?:windows\.net|chinacloudapi\.cn|usgovcloudapi\.net)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,36 +44,36 @@ class Stores:
 
     def __init__(self, s3: S3Settings) -> None:
         self._opening = Lock()
-        self._opened: dict[str, ReadUri] = {}
-        self._openers: dict[str, Callable[[], ReadUri]] = {
+        self._opened: dict[str, Read] = {}
+        self._openers: dict[str, Callable[[], Read]] = {
             **dict.fromkeys(("s3", "s3a"), lambda: open_s3(s3)),
             "gs": open_gcs,
             **dict.fromkeys(("wasb", "wasbs", "abfs", "abfss"), open_azure),
-            **dict.fromkeys(("file", ""), lambda: read_local),
+            **dict.fromkeys(("file", _PATH), lambda: read_local),
         }
 
     def know(self, uri: str) -> bool:
         """Whether it is in a store of a kind that is known here."""
         return _scheme(uri) in self._openers
 
-    def read(self, uri: str, most: int) -> bytes | None:
-        """The first `most` bytes, and perhaps one more, of a file in a store that is known; None where there is none.
+    def read(self, folder: str, name: str, most: int) -> bytes | None:
+        """The first `most` bytes, and perhaps one more, of a file in a folder that is known; None where there is none.
 
         Raises:
             ArtifactError: the store can't be read.
         """
-        scheme = _scheme(uri)
+        scheme = _scheme(folder)
         with self._opening:
             if scheme not in self._opened:
                 self._opened[scheme] = self._openers[scheme]()
-        return self._opened[scheme](uri, most)
+        return self._opened[scheme](folder.rstrip("/"), name, most)
 
 
 def _scheme(uri: str) -> str:
-    return uri.partition(":")[0].lower() if ":/" in uri else ""
+    return _PATH if uri.startswith("/") else uri.partition(":")[0].lower() if ":/" in uri else ""
 
 
-def open_s3(settings: S3Settings) -> ReadUri:
+def open_s3(settings: S3Settings) -> Read:
     """S3, MinIO, Ceph and others that speak it. Raises ArtifactError where boto3 is not installed."""
     boto3, config = _library("boto3", "s3"), _library("botocore.config", "s3")
     errors = _library("botocore.exceptions", "s3")
@@ -90,8 +96,8 @@ def open_s3(settings: S3Settings) -> ReadUri:
     except (errors.BotoCoreError, ValueError) as error:
         raise ArtifactError(f"S3: {_said(error)}. Check `artifact_store`.") from error
 
-    def read(uri: str, most: int) -> bytes | None:
-        bucket, key = _parts(uri)
+    def read(folder: str, name: str, most: int) -> bytes | None:
+        bucket, key = _parts(folder, name)
         try:
             answer = client.get_object(Bucket=bucket, Key=key, Range=f"bytes=0-{most}")
             content: bytes = answer["Body"].read(most + 1)
@@ -113,7 +119,7 @@ def open_s3(settings: S3Settings) -> ReadUri:
     return read
 
 
-def open_gcs() -> ReadUri:
+def open_gcs() -> Read:
     """Google Cloud Storage, with the application's default credentials. Raises ArtifactError, where there are none."""
     storage, errors = _library("google.cloud.storage", "gcs"), _library("google.api_core.exceptions", "gcs")
     auth = _library("google.auth.exceptions", "gcs")
@@ -123,8 +129,8 @@ def open_gcs() -> ReadUri:
     except (auth.GoogleAuthError, OSError) as error:
         raise ArtifactError(f"Google Cloud Storage: {_said(error)}") from error
 
-    def read(uri: str, most: int) -> bytes | None:
-        bucket, key = _parts(uri)
+    def read(folder: str, name: str, most: int) -> bytes | None:
+        bucket, key = _parts(folder, name)
         try:
             blob = client.bucket(bucket).blob(key)
             content: bytes = blob.download_as_bytes(
@@ -143,23 +149,22 @@ def open_gcs() -> ReadUri:
     return read
 
 
-def open_azure() -> ReadUri:
+def open_azure() -> Read:
     """Azure Blob Storage, with MLflow's variables or Azure's default credential. Raises ArtifactError."""
     blob, core = _library("azure.storage.blob", "azure"), _library("azure.core.exceptions", "azure")
     clients: dict[str, Any] = {}
 
-    def read(uri: str, most: int) -> bytes | None:
-        parts = urlsplit(uri)
-        container, account = unquote(parts.username or ""), (parts.hostname or "").partition(".")[0]
+    def read(folder: str, name: str, most: int) -> bytes | None:
+        place, _, path = folder.partition("://")[2].partition("/")
+        container, _, host = place.lower().rpartition("@")
+        account = host.partition(".")[0]
+        if not _AZURE.fullmatch(host) or not _BUCKET.fullmatch(container):
+            raise ArtifactError("It is no address of Azure's: <container>@<account>.blob.core.windows.net")
         try:
-            if account not in clients:
-                clients[account] = _azure_client(blob, account, parts.hostname or "")
-            downloaded = (
-                clients[account]
-                .get_blob_client(container, unquote(parts.path.lstrip("/")))
-                .download_blob(offset=0, length=most + 1)
-            )
-            content: bytes = downloaded.readall()
+            if host not in clients:
+                clients[host] = _azure_client(blob, account, host)
+            found = clients[host].get_blob_client(container, unquote(f"{path}/{name}" if path else name))
+            content: bytes = found.download_blob(offset=0, length=most + 1).readall()
         except core.ResourceNotFoundError as error:
             if getattr(error, "error_code", None) == "ContainerNotFound":
                 raise ArtifactError(f"There is no container {container} in Azure account {account}.") from error
@@ -183,23 +188,33 @@ def _azure_client(blob: Any, account: str, host: str) -> Any:
     return blob.BlobServiceClient(url, credential=identity.DefaultAzureCredential(), **settings)
 
 
-def read_local(uri: str, most: int) -> bytes | None:
+def read_local(folder: str, name: str, most: int) -> bytes | None:
     """A file on this machine, or one that is mounted here. Raises ArtifactError."""
-    parts = urlsplit(uri)
-    path = Path(unquote(parts.path) if parts.scheme else uri)
+    path = folder
+    if not folder.startswith("/"):  # file:///path, file:/path, file://host/path
+        rest = unquote(folder.partition(":")[2])
+        path = f"/{rest[2:].partition('/')[2]}" if rest.startswith("//") else rest
     try:
-        if not path.is_file():  # a pipe would never end
+        within = Path(path).resolve()
+        file = (within / name).resolve()
+        if not file.is_relative_to(within):
+            raise ArtifactError("A link leads out of the model's folder.")
+        if not file.is_file():  # a pipe would never end
             return None
-        with path.open("rb") as file:
-            return file.read(most + 1)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{redact(str(path))}: {_said(error)}") from error
+        with file.open("rb") as opened:
+            return opened.read(most + 1)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ArtifactError(
+            f"{redact(path)[:200]}: {type(error).__name__}. Check that this machine may read it"
+        ) from error
 
 
-def _parts(uri: str) -> tuple[str, str]:
-    """Bucket and key. A key may hold anything, ? and # too."""
-    bucket, _, key = uri.partition("://")[2].partition("/")
-    return bucket, key
+def _parts(folder: str, name: str) -> tuple[str, str]:
+    """Bucket and key. A key may hold anything, ? and # too. Raises ArtifactError for what is no bucket."""
+    bucket, _, key = folder.partition("://")[2].partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise ArtifactError("Its address names no bucket: it should look like s3://<bucket>/<path>")
+    return bucket, f"{key}/{name}" if key else name
 
 
 def _library(module: str, extra: str) -> Any:

@@ -18,10 +18,15 @@ class Workers:
     """So many threads. Those of `concurrent.futures` are waited for at the end of a process, however long."""
 
     def __init__(self, count: int) -> None:
-        self._count = count
+        self._count = 0
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        for number in range(count):
-            Thread(target=self._work, name=f"mlflow-worker-{number}", daemon=True).start()
+        for _ in range(count):
+            self.add()
+
+    def add(self) -> None:
+        """One thread more."""
+        self._count += 1
+        Thread(target=self._work, name=f"mlflow-worker-{self._count}", daemon=True).start()
 
     def begin(self, call: Callable[[], T]) -> Future[T]:
         """As soon as a thread is free; in the order of calling."""

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,6 @@ def test_over_the_server_each_comes_out_with_what_its_file_says(server: MlflowSe
     ingested = ingest({"tracking_uri": server.url, **of_models(way)}, tmp_path / "out.json")
     assert states(ingested) == STATES
     assert len(warnings(ingested)) == len(FILES) - 1
-    assert not (server.log.parent / "owned").exists()
     _, good = ingested.named("mlModel", f"{way} good_1")
     said = good["mlModelProperties"]
     assert said["type"] == "sklearn"
@@ -202,6 +202,38 @@ def test_each_that_is_chosen_costs_one_request(
     assert sorted(read) == expected
 
 
+def test_a_login_page_in_place_of_files_is_told_and_given_up(server: MlflowServer, tmp_path: Path) -> None:
+    page = {"Content-Type": "text/html; charset=utf-8"}
+    with CountingProxy(server.url) as proxy:
+        proxy.fail(lambda request: "MLmodel" in request.path, status=200, body="<html>Sign in</html>", headers=page)
+        ingested = ingest({"tracking_uri": proxy.url, **of_models("proxied")}, tmp_path / "out.json")
+    assert not ingested.failed
+    assert (ingested.report.model_files.unreadable, ingested.report.model_files.not_tried) == (5, len(STATES) - 5)
+    assert "login page" in warnings(ingested)[0]
+
+
+@pytest.mark.parametrize("status", [403, 429, 503])
+def test_a_server_that_refuses_files_is_given_up_soon(server: MlflowServer, status: int, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with CountingProxy(server.url) as proxy:
+        wait = {"Retry-After": "60"}
+        proxy.fail(lambda request: "MLmodel" in request.path, status=status, headers=wait)
+        ingested = ingest({"tracking_uri": proxy.url, **of_models("proxied")}, tmp_path / "out.json")
+    assert not ingested.failed
+    assert (ingested.report.model_files.unreadable, ingested.report.model_files.not_tried) == (5, len(STATES) - 5)
+    assert time.monotonic() - began < 50  # six seconds; not the minute that it asks for, let alone one for each
+
+
+def test_addresses_that_lead_elsewhere_are_not_followed(server: MlflowServer, tmp_path: Path) -> None:
+    """And spoil nothing for the others."""
+    for number, path in enumerate(("../../mlflow/x", "a/%2e%2e/%2e%2e/b", "..\\..\\b")):
+        register(server, f"leading {number}", f"{PROXIED}{path}")
+    with CountingProxy(server.url) as proxy:
+        ingested = ingest({"tracking_uri": proxy.url, **of_models("leading")}, tmp_path / "out.json")
+        assert [request.path for request in proxy.seen if "MLmodel" in request.path] == []
+    assert set(states(ingested).values()) == {"unreadable"}
+
+
 LOG = """
 import sys, mlflow
 from mlflow.models import infer_signature
@@ -222,8 +254,8 @@ with mlflow.start_run():
 """
 
 
-def log_model(server: MlflowServer, python: Path, folder: Path) -> None:
-    (folder / "log.py").write_text(LOG)
+def log_model(server: MlflowServer, python: Path, folder: Path, code: str = LOG) -> None:
+    (folder / "log.py").write_text(code)
     environment = {**os.environ, "HOME": str(folder), "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [str(python), str(folder / "log.py"), server.url]
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
@@ -246,6 +278,45 @@ def check_real_model(server: MlflowServer, folder: Path, state: str, requests: i
     assert json.loads(custom["signature.parameters"])[0]["default"] == 0.5
     assert said["description"] == "# Card\nMade up."
     assert said["type"] == "python_function"
+
+
+REGISTER = """
+import sys, mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+class Model(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        return model_input
+client = mlflow.MlflowClient()
+with mlflow.start_run() as run:
+    how = {"python_model": Model(), "pip_requirements": ["numpy"]}
+    info = mlflow.pyfunc.log_model(name="model", registered_model_name="ways original", **how)
+client.copy_model_version("models:/ways original/1", "ways copied")
+client.create_registered_model("ways by run")
+client.create_model_version("ways by run", source=f"runs:/{run.info.run_id}/model", run_id=run.info.run_id)
+"""
+
+
+def test_however_it_was_registered_every_way_finds_it(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server without a proxy, whose clients write to S3 themselves."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    straight = {"_MLFLOW_SERVER_ARTIFACT_ROOT": f"s3://{BUCKET}/ways"}
+    with mlflow_server(tmp_path / "server", extra_env={**s3.environment, **straight}) as server:
+        log_model(server, Path(sys.executable), tmp_path, REGISTER)
+        found = {}
+        for way, config in {
+            "server": {"tracking_uri": server.url},
+            "store": {"tracking_uri": server.url, **store(s3)},
+            "database": {"backend_store_uri": server.backend_uri},
+            "both": {"backend_store_uri": server.backend_uri, "tracking_uri": server.url},
+        }.items():
+            ingested = ingest({**config, **of_models("ways")}, tmp_path / f"{way}.json")
+            assert warnings(ingested) == []
+            found[way] = states(ingested)
+    everywhere = dict.fromkeys(("original", "copied", "by run"), "read")
+    assert found == {way: everywhere for way in found}
 
 
 def test_a_model_that_mlflow_logged_comes_with_signature_and_card(server: MlflowServer, tmp_path: Path) -> None:

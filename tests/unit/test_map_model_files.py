@@ -137,6 +137,19 @@ def test_attributes_are_bounded() -> None:
     assert max(map(len, ours)) == 20
 
 
+def test_all_that_a_file_says_is_bounded_together() -> None:
+    flavors = tuple(Flavor(f"f{number}", (("a", "模" * 10_000),)) for number in range(900))
+    said = custom(FoundFile("read", replace(FILE, flavors=flavors)))
+    assert len(json.dumps(said, ensure_ascii=False).encode()) < 1_000_000
+
+
+def test_a_signature_that_is_no_list_and_too_long_is_left_out() -> None:
+    file = FoundFile("read", replace(FILE, inputs=json.dumps({"a": "x" * 200_000})))
+    version = map_version(make_version(), None, False, None, file, [], registry_urn(RULES.naming), RULES)
+    assert "signature.inputs" not in aspect(version, MLModelPropertiesClass).customProperties
+    assert len(version.cut) == 1
+
+
 def test_a_logged_model_of_its_own_says_the_same() -> None:
     entity = map_logged_model(make_logged_model(), None, False, READ, [], "churn", RULES)
     assert_accepted(entity)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -71,7 +73,10 @@ def test_a_key_of_a_release_to_come_comes_out_too() -> None:
 
 @pytest.mark.parametrize(
     "signature",
-    [None, "", "text", [], {}, {"inputs": None}, {"inputs": "{not json"}, {"inputs": "[" * 100_000}, {"inputs": "1"}],
+    [
+        *(None, "", "text", [], {}, {"inputs": None}, {"inputs": "{not json"}, {"inputs": "[" * 100_000}),
+        *({"inputs": "1"}, {"inputs": "[" * 900 + "]" * 900}, {"inputs": "[" + "9" * 5000 + "]"}),
+    ],
 )
 def test_a_model_without_a_usable_signature_is_still_a_model(signature: Any) -> None:
     file = parse(written({**SKLEARN, "signature": signature}))
@@ -101,6 +106,7 @@ BAD = {
     "deep, of mappings": b"{a: " * 200_000,
     "wide": b"flavors: {a: [" + b"x," * 400_000 + b"]}",
     "a million documents": b"---\n" * 200_000,
+    "directives": b"%TAG !a! a\n" * 60_000 + b"--- {flavors: {a: {}}}",
     "one byte too long": b"flavors: {a: {}}\n#".ljust(MOST_BYTES + 1, b"x"),
     "aliases": b"a: &a [x,x,x,x,x,x,x,x,x]\n"
     + b"".join(b"%c: &%c [%s]\n" % (c, c, b",".join([b"*%c" % (c - 1)] * 9)) for c in range(ord("b"), ord("k")))
@@ -116,6 +122,41 @@ def test_what_is_no_model_file_is_said_so_and_soon(case: str) -> None:
     with pytest.raises(BadModelFileError):
         parse(BAD[case])
     assert time.process_time() - began < 5  # a fifth of a second; without bounds, hours
+
+
+def test_a_number_beyond_all_numbers_is_text() -> None:
+    params = '[{"name": "t", "default": 1e999, "type": "double"}]'
+    assert json.loads(parse(written({**SKLEARN, "signature": {"params": params}})).params)[0]["default"] == "1e999"
+
+
+def test_half_a_character_is_none() -> None:
+    half = '[{"name": "\\ud800", "type": "double"}]'
+    file = parse(written({**SKLEARN, "signature": {"inputs": half}}))
+    assert json.loads(file.inputs)[0]["name"].encode()
+    kept = kept_by_run(
+        (("mlflow.log-model.history", '[{"artifact_path": "m", "mlflow_version": "\\ud800", "flavors": {}}]'),), "m"
+    )
+    assert kept is not None
+    assert dict(kept.others)["mlflow_version"].encode()
+
+
+def test_a_key_that_is_longer_than_any_of_mlflows_is_left_out() -> None:
+    long = "x" * 201
+    file = parse(written({"flavors": {long: {}, "sklearn": {long: "a", "b": "c"}}, long: "d", "e": "f"}))
+    assert file.flavors == (Flavor("sklearn", (("b", "c"),)),)
+    assert file.others == (("e", "f"),)
+
+
+def test_nothing_in_it_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for content in (
+        b"!!python/object/apply:os.system ['touch owned']\n",
+        b"flavors: {a: !!python/object/apply:os.system ['touch owned']}\n",
+        b"flavors: {a: {b: !!python/object/new:os.system ['touch owned']}}\n",
+    ):
+        with suppress(BadModelFileError):
+            parse(content)
+    assert list(tmp_path.iterdir()) == []
 
 
 ODD = {
@@ -144,6 +185,10 @@ CARDS = [
     ({"sklearn": {"sklearn_version": "1"}}, ""),
     ({"python_function": {"artifacts": {"r": {"path": "../../../README.md"}}}}, ""),
     ({"python_function": {"artifacts": {"r": {"path": "/etc/README.md"}}}}, ""),
+    ({"python_function": {"artifacts": {"r": {"path": "%2e%2e/README.md"}}}}, ""),
+    ({"python_function": {"artifacts": {"r": {"path": "x?/README.md"}}}}, ""),
+    ({"python_function": {"artifacts": {"r": {"path": "x#/README.md"}}}}, ""),
+    ({"python_function": {"artifacts": {"r": {"path": "..\\README.md"}}}}, ""),
     ({"python_function": {"artifacts": {"r": {"path": ["README.md"]}, "s": "README.md"}}}, ""),
 ]
 

@@ -27,6 +27,9 @@ class Store:
         self._read, self._lock = read, Lock()
         self.asked: list[tuple[str, str]] = []
 
+    def store_of(self, folder: ModelFolder) -> str:
+        return "/".join(folder.uri.split("/")[:3])
+
     def reach(self, folder: ModelFolder) -> bool:
         return not folder.uri.startswith("far:")
 
@@ -194,7 +197,48 @@ def test_an_error_that_nobody_thought_of_stays_with_its_file() -> None:
 
     found, report = fetched(Store(odd), range(6))
     assert [file.state for _, file in found if file] == ["read"] * 3 + ["unreadable"] + ["read"] * 2
-    assert warnings(report) == ["A model file can't be read: model 3: 'Body'"]
+    assert warnings(report) == ["A model file can't be read: model 3: KeyError"]  # its text might be a secret
+
+
+def test_a_store_that_hangs_keeps_no_other_waiting_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_files, "_LONGEST_SECONDS", 0.3)
+
+    def hang(folder: ModelFolder, _: str) -> bytes:
+        if folder.uri.startswith("s3://dead/"):
+            time.sleep(3600)
+        return CONTENT
+
+    def wants(number: int) -> list[WantedFile]:
+        return [wanted(number, folder=ModelFolder(uri=f"s3://{'dead' if number < 20 else 'good'}/{number}"))]
+
+    _, report = fetched(Store(hang), range(60), wants)
+    tally = report.model_files
+    assert (tally.read, tally.unreadable, tally.not_tried) == (40, 5, 15)
+
+
+def test_time_that_is_lost_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many stores there are, and though some files come in between."""
+    monkeypatch.setattr(model_files, "_LONGEST_SECONDS", 0.1)
+    monkeypatch.setattr(model_files, "_MOST_SECONDS_LOST", 0.25)
+
+    def hang(folder: ModelFolder, _: str) -> bytes:
+        if "dead" in folder.uri:
+            time.sleep(3600)
+        return CONTENT
+
+    def wants(number: int) -> list[WantedFile]:
+        where = "good" if number % 20 else f"dead-{number}"
+        return [wanted(number, folder=ModelFolder(uri=f"s3://{where}/{number}"))]
+
+    _, report = fetched(Store(hang), range(1000), wants)
+    assert report.model_files.unreadable <= 10
+    assert report.model_files.not_tried > 500
+
+
+def test_a_storm_of_bad_files_is_no_storm_of_messages(caplog: pytest.LogCaptureFixture) -> None:
+    _, report = fetched(Store(lambda *_: b"<html>"), range(200))
+    assert report.model_files.unreadable == 200
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 20
 
 
 class TestCard:
@@ -212,6 +256,17 @@ class TestCard:
         store = self.store()
         fetched(store, [0], lambda number: [wanted(number, wants_card=False)])
         assert store.asked == [("s3://bucket/0", "MLmodel")]
+
+    def test_that_fails_leaves_the_file(self) -> None:
+        def fail(_: ModelFolder, name: str) -> bytes:
+            if name.endswith(".md"):
+                raise ArtifactError("busy")
+            return self.WITH_CARD
+
+        found, report = fetched(Store(fail), range(20))
+        assert {file.state for _, file in found if file} == {"read"}
+        assert (report.model_files.read, report.model_files.unreadable) == (20, 0)
+        assert "A model card can't be read: model" in warnings(report)[0]
 
     def test_that_is_not_there_is_no_error(self) -> None:
         found, report = fetched(Store(lambda _, name: None if name.endswith(".md") else self.WITH_CARD), [0])
@@ -254,6 +309,10 @@ class TestWhereItLies:
         version = make_version(source=f"models:/{logged.model_id}", model_id=logged.model_id)
         assert file_of_version(version, self.RUN, logged).folder.uri == "s3://bucket/models/m-1/artifacts"
         assert file_of_logged_model(logged).folder == ModelFolder(logged.artifact_uri, model_id=logged.model_id)
+
+    def test_where_mlflows_database_says_it_is(self) -> None:
+        folder = self.folder("models:/other/1", storage_location="s3://bucket/other/1")
+        assert folder.uri == "s3://bucket/other/1"
 
     def test_a_card_is_wanted_where_nobody_wrote_a_description(self) -> None:
         assert file_of_version(make_version(description=""), None, None).wants_card

@@ -90,16 +90,18 @@ class DatabaseConfig(RecipeModel):
 
     statement_timeout_seconds: float = Field(
         default=60,
-        gt=0,
+        ge=0.01,
         le=3600,
         allow_inf_nan=False,
         description="How long one statement may take. All are short, by key and a page at a time: one that takes "
         "longer is a sign of load, or of a lost index.",
     )
-    pool_size: PositiveInt = Field(
+    pool_size: int = Field(
         default=2,
-        description="Connections to the database at most, at a time. With two, it is at work on the next page while "
-        "one is built here.",
+        ge=1,
+        le=16,
+        description="Connections to the database at most, at a time, each for one page. With one, nothing is read "
+        "while what came before is sent.",
     )
 
 

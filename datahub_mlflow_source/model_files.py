@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
+from typing_extensions import LiteralString
+
 from datahub_mlflow_source.errors import ArtifactError
 from datahub_mlflow_source.mapping.rules import NOTE, tag_value
 from datahub_mlflow_source.readers import mlmodel
@@ -128,32 +130,17 @@ class ModelFiles:
                 self._found[fetch.file.key] = self._arrived(fetch)
 
     def _arrived(self, fetch: _Fetch) -> FoundFile:
-        tally = self._report.model_files
         waited_since = time.monotonic()
         try:
             found, card_error = self._waited_for(fetch)
         except mlmodel.BadModelFileError as error:
             self._count(fetch, 0)
-            tally.unreadable += 1
-            self._report.warning(
-                title="A model file is none of MLflow's",
-                message="The model is sent without signature and flavors.",
-                context=f"{fetch.file.shown}: {error}",
-                log=tally.unreadable <= _MOST_LOGGED,
-            )
-            return FoundFile("unreadable")
+            return self._unreadable("A model file is none of MLflow's", fetch, str(error))
         except Exception as error:
             logger.debug("Reading a model file failed", exc_info=True)
             self._seconds_lost += time.monotonic() - waited_since
             self._count(fetch, 1)
-            tally.unreadable += 1
-            self._report.warning(
-                title="A model file can't be read",
-                message="The model is sent without signature and flavors. After five such on end no more are tried.",
-                context=f"{fetch.file.shown}: {_said(error)}",
-                log=tally.unreadable <= _MOST_LOGGED,
-            )
-            return FoundFile("unreadable")
+            return self._unreadable("A model file can't be read", fetch, _said(error))
         self._count(fetch, 0)
         if card_error:
             self._report.warning(
@@ -163,10 +150,20 @@ class ModelFiles:
                 log=False,
             )
         if found.state == "missing":
-            tally.missing += 1
+            self._report.model_files.missing += 1
         else:
-            tally.read += 1
+            self._report.model_files.read += 1
         return found
+
+    def _unreadable(self, title: LiteralString, fetch: _Fetch, said: str) -> FoundFile:
+        self._report.model_files.unreadable += 1
+        self._report.warning(
+            title=title,
+            message="The model is sent without signature and flavors. A store that fails five times is given up.",
+            context=f"{fetch.file.shown}: {said}",
+            log=self._report.model_files.unreadable <= _MOST_LOGGED,
+        )
+        return FoundFile("unreadable")
 
     def _waited_for(self, fetch: _Fetch) -> tuple[FoundFile, str]:
         """What `_find` gives or raises. Its time counts from when a thread began: others may be stuck before it."""

@@ -10,8 +10,9 @@ import sqlite3
 import time
 from array import array
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, current_thread, main_thread
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -24,6 +25,7 @@ from sqlalchemy.pool import QueuePool
 from datahub_mlflow_source.backend_store import DatabaseConnection
 from datahub_mlflow_source.errors import PageError, ServerError
 from datahub_mlflow_source.readers.collector import without_collecting
+from datahub_mlflow_source.readers.workers import beside
 from datahub_mlflow_source.redaction import redact
 
 logger = logging.getLogger(__name__)
@@ -50,8 +52,12 @@ class Database:
         self.query_seconds = array("d")
         self._counting = Lock()
         self._engine = _engine(connection)
+        self._closed = False
+        self._holds_bytes = connection.url.get_backend_name() == "sqlite"  # where a text should be, if told to
 
     def close(self) -> None:
+        """Connections that are in use close once they are not."""
+        self._closed = True
         self._engine.dispose()
 
     def columns(self, tables: Collection[str]) -> dict[str, frozenset[str]]:
@@ -70,12 +76,18 @@ class Database:
     def read(self, work: Callable[[Reading], T], tries: int | None = None) -> T:
         """`work` in one short transaction that can't write and in which all is of one moment.
 
-        Done again, from its start, where the connection was lost.
+        Done again, from its start, where the connection was lost. The main thread waits for another one that does it,
+        so that Ctrl-C ends it.
 
         Raises:
             PageError: a row holds what can't be read, such as text that is not in its encoding.
             ServerError: the database can't be reached, refuses, or takes too long.
         """
+        if current_thread() is main_thread():
+            return beside(partial(self._read, work, tries)).result()
+        return self._read(work, tries)
+
+    def _read(self, work: Callable[[Reading], T], tries: int | None) -> T:
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(tries or self.connection.max_retries + 1),
             wait=_backoff,
@@ -88,7 +100,7 @@ class Database:
             return found
         except (UnicodeDecodeError, SQLAlchemyError) as error:
             raise self._told(error) from error
-        except (TypeError, ValueError) as error:  # SQLite keeps text where a number should be
+        except (TypeError, ValueError, OverflowError) as error:  # SQLite keeps text where a number should be
             what = redact(str(error))[:100]
             raise PageError(f"{self.connection.shown} holds a row that is none of MLflow's: {what}") from error
 
@@ -100,7 +112,10 @@ class Database:
                 with without_collecting():
                     return work(reading)
             finally:
-                connection.rollback()
+                if self._closed:  # meanwhile: nobody would close it
+                    connection.invalidate()
+                else:
+                    connection.rollback()
 
     def _connect(self) -> sa.engine.Connection:
         try:
@@ -111,10 +126,13 @@ class Database:
                 f"{redact(str(error))[:200]}. Check what stands behind the `?` there."
             ) from error
 
-    def count(self, seconds: float) -> None:
-        """One statement more, which took so long."""
+    def checked(self, rows: list[Any], seconds: float) -> list[Any]:
+        """What one statement gave, which took so long. Raises TypeError for bytes, which no column of MLflow's has."""
         with self._counting:
             self.query_seconds.append(seconds)
+        if self._holds_bytes and any(isinstance(value, bytes) for row in rows for value in row):
+            raise TypeError("bytes where a text or number should be")
+        return rows
 
     def _told(self, error: UnicodeDecodeError | SQLAlchemyError) -> ServerError:
         where = self.connection.shown
@@ -159,10 +177,11 @@ class Reading:
     def rows(self, statement: sa.sql.Select[Any], **values: Any) -> list[Any]:
         """All rows of a statement that has a bound."""
         began = time.perf_counter()
+        found: list[Any] = []
         try:
             found = list(self.connection.execute(statement, values).fetchall())
         finally:
-            self._database.count(time.perf_counter() - began)
+            found = self._database.checked(found, time.perf_counter() - began)
         self.rows_read += len(found)
         return found
 
@@ -206,7 +225,7 @@ def _open_sqlite(connection: DatabaseConnection) -> sqlite3.Connection:
 
 def _begin(connection: sa.engine.Connection, timeout_seconds: float) -> None:
     """A transaction that can't write, in which all is of one moment, and every statement has a bound."""
-    millis = int(timeout_seconds * 1000)
+    millis = max(int(timeout_seconds * 1000), 1)  # 0 would be no bound
     backend = connection.dialect.name
     if backend == "postgresql":
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")

@@ -10,9 +10,9 @@ import json
 import logging
 import re
 from collections.abc import Callable, Collection, Mapping
-from queue import Empty, SimpleQueue
-from threading import Lock, Thread
-from typing import Any, TypeVar, cast
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from threading import Lock
+from typing import Any, TypeVar
 
 import requests
 import tenacity
@@ -23,6 +23,7 @@ from datahub_mlflow_source.connection import Connection
 from datahub_mlflow_source.errors import PageError, ServerError
 from datahub_mlflow_source.readers.collector import without_collecting
 from datahub_mlflow_source.readers.paging import BEYOND_THE_END, offset_token
+from datahub_mlflow_source.readers.workers import beside
 from datahub_mlflow_source.redaction import HIDDEN, redact
 
 logger = logging.getLogger(__name__)
@@ -261,22 +262,13 @@ def _ended_within(seconds: float, call: Callable[[], T]) -> T:
 
     In a thread of its own: the timeout of a socket is for each byte, and a server may send one a second for ever.
     """
-    found: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            found.put((call(), None))
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
-            found.put((None, error))
-
-    Thread(target=run, name="mlflow-request", daemon=True).start()
+    answer = beside(call)
     try:
-        result, error = found.get(timeout=seconds)
-    except Empty:
+        return answer.result(seconds)
+    except FutureTimeoutError:
+        if answer.done():
+            raise
         raise _EndlessError("its answer does not come to an end") from None
-    if error is not None:
-        raise error
-    return cast("T", result)
 
 
 def is_transient(error: BaseException) -> bool:

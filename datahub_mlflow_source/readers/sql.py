@@ -25,7 +25,7 @@ from datahub_mlflow_source.readers.rows import time_of
 from datahub_mlflow_source.readers.schema import EXPERIMENT_TAGS, EXPERIMENTS, Schema
 from datahub_mlflow_source.readers.sql_logged_models import logged_model_keys, read_logged_models
 from datahub_mlflow_source.readers.sql_registry import SqlRegistry, VersionKey
-from datahub_mlflow_source.readers.sql_runs import RunKey, count_runs, filter_of, keys_of, read_runs, run_keys
+from datahub_mlflow_source.readers.sql_runs import RunKey, count_runs, filter_of, key_of, keys_of, read_runs, run_keys
 from datahub_mlflow_source.records import Experiment, LoggedModel, ModelVersion, RegisteredModel, Run, Unreadable
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,9 @@ class SqlReader:
 
         def read(reading: Reading, page: Sequence[RunKey]) -> list[Run]:
             wanted = [key.run_id for key in page if key.in_scope(experiment_ids, scope)]
-            return keep(read_runs(reading, wanted, whole_range=len(wanted) == len(page)))
+            runs = read_runs(reading, wanted, whole_range=len(wanted) == len(page))
+            # Once more, for the keys were read before, and a run may have been deleted since.
+            return keep([run for run in runs if key_of(run).in_scope(experiment_ids, scope)])
 
         keys = partial(run_keys, shard=scope.shard)
         yield from walk_by_key("run", self._tracking, keys, read, self._page_size)
@@ -166,14 +168,16 @@ class SqlReader:
             run_ids = [place.run_id for place in sorted(heap, reverse=True)]
             for batch in batches(run_ids, self._page_size):
                 found_runs = list(self.runs_by_id(batch, [id_], everything))
-                yield from sorted(found_runs, key=lambda run: batch.index(run.run_id))
+                yield from (found for found in found_runs if isinstance(found, Unreadable))
+                read = [found for found in found_runs if isinstance(found, Run)]
+                yield from sorted(read, key=lambda run: batch.index(run.run_id))
 
     def _places(self, experiment_ids: frozenset[str], scope: RunScope) -> Iterator[_Place | Unreadable]:
         """Of all runs in scope. Whole runs are read only where a filter has to see them."""
 
         def read(_: Reading, page: Sequence[RunKey]) -> list[_Place]:
             wanted = (key for key in page if key.in_scope(experiment_ids, scope))
-            return [_Place(key.start_time or 0, key.run_id, str(key.experiment_id)) for key in wanted]
+            return [_Place(time_of(key.start_time) or 0, key.run_id, str(key.experiment_id)) for key in wanted]
 
         if scope.filter:
             for run in chain.from_iterable(self._runs(experiment_ids, scope)):

@@ -99,4 +99,4 @@ def _last_metrics(model_ids: Sequence[str]) -> Any:
 def _metric(row: Sequence[Any]) -> ModelMetric:
     key, value, timestamp, step, run_id, dataset, digest = row
     number = _NAN if value is None else float(value)
-    return ModelMetric(key, number, timestamp or 0, step or 0, run_id or "", dataset or "", digest or "")
+    return ModelMetric(key, number, int(timestamp or 0), int(step or 0), run_id or "", dataset or "", digest or "")

@@ -39,6 +39,11 @@ class RunKey(NamedTuple):
         return late_enough and self.lifecycle_stage in stages and str(self.experiment_id) in experiment_ids
 
 
+def key_of(run: Run) -> RunKey:
+    """As it is now."""
+    return RunKey(run.run_id, int(run.experiment_id), run.lifecycle_stage, run.start_time)
+
+
 _KEY = sa.select(RUNS.c.run_uuid, RUNS.c.experiment_id, RUNS.c.lifecycle_stage, RUNS.c.start_time).order_by(
     RUNS.c.run_uuid
 )
@@ -131,7 +136,7 @@ def _metrics(reading: Reading, among: Among) -> dict[str, list[Metric]]:
     columns = (table.c.run_uuid, table.c.key, table.c.value, table.c.timestamp, table.c.step, table.c.is_nan)
     found: dict[str, list[Metric]] = defaultdict(list)
     for run_id, key, value, timestamp, step, is_nan in reading.rows(sa.select(*columns).where(among(table.c.run_uuid))):
-        found[run_id].append(Metric(key, _NAN if is_nan else float(value), timestamp or 0, step or 0))
+        found[run_id].append(Metric(key, _NAN if is_nan else float(value), int(timestamp or 0), int(step or 0)))
     for metrics in found.values():
         metrics.sort(key=lambda metric: metric.key)
     return found

@@ -15,6 +15,8 @@ from threading import Lock
 from typing import Any
 from urllib.parse import unquote
 
+import requests
+
 from datahub_mlflow_source.errors import ArtifactError
 from datahub_mlflow_source.redaction import redact
 
@@ -123,7 +125,6 @@ def open_gcs() -> Read:
     """Google Cloud Storage, with the application's default credentials. Raises ArtifactError, where there are none."""
     storage, errors = _library("google.cloud.storage", "gcs"), _library("google.api_core.exceptions", "gcs")
     auth = _library("google.auth.exceptions", "gcs")
-    requests = _library("requests", "gcs")
     try:
         client = storage.Client()
     except (auth.GoogleAuthError, OSError) as error:

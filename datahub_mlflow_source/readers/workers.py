@@ -14,6 +14,22 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
+def beside(call: Callable[[], T]) -> Future[T]:
+    """In a thread of its own, from now on. Whoever waits for the result can be interrupted, by Ctrl-C for instance:
+    a database's driver or a socket that waits in C can't.
+    """
+    future: Future[T] = Future()
+    Thread(target=_do, args=(future, call), name="mlflow-beside", daemon=True).start()
+    return future
+
+
+def _do(future: Future[T], call: Callable[[], T]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for the result
+        future.set_exception(error)
+
+
 class Workers:
     """So many threads. Those of `concurrent.futures` are waited for at the end of a process, however long."""
 
@@ -42,12 +58,9 @@ class Workers:
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             future, call = task
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(call())
-            except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for the result
-                future.set_exception(error)
+            if future.set_running_or_notify_cancel():
+                _do(future, call)
+            del task, future, call  # or the last result is kept until there is a next
 
 
 def in_order(work: Callable[[T], U], things: Iterable[T], at_once: int) -> Iterator[U]:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -17,12 +21,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from datahub_mlflow_source.errors import ServerError
 from datahub_mlflow_source.readers import by_key, database, sql
 from datahub_mlflow_source.readers.sql_runs import read_runs
 from tests.support.content import CHURN, Content, bad_run_row, plain_runs, rich_content
 from tests.support.databases import DatabaseServer, mariadb, postgres
 from tests.support.gms import GmsStandIn
 from tests.support.ingest import Ingested, ingest, ingest_into
+from tests.support.interrupts import interruptible
 from tests.support.servers import PYTHON, MlflowServer, mlflow_server
 
 pytestmark = pytest.mark.xdist_group("sql")
@@ -178,7 +184,49 @@ def test_a_transaction_of_ours_cannot_write(store: Stored) -> None:
     opened.close()
 
 
+def copy_rows(connection: sqlite3.Connection, table: str, **instead: str) -> None:
+    """All rows of a table once more; `instead` are expressions."""
+    columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+    values = ", ".join(instead.get(column, column) for column in columns)
+    connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) SELECT {values} FROM {table}")  # noqa: S608 - ours
+
+
+def test_what_is_in_other_workspaces_is_left_out(sqlite_store: Stored, tmp_path: Path) -> None:
+    """Though all of it is called as in the one that is read (MLflow 3.10 and newer)."""
+    file = tmp_path / "workspaces.db"
+    shutil.copy(sqlite_store.server.database, file)
+    elsewhere = {"workspace": "'elsewhere'"}
+    with closing(sqlite3.connect(file)) as connection:
+        copy_rows(connection, "experiments", experiment_id="experiment_id + 1000", **elsewhere)
+        copy_rows(connection, "runs", run_uuid="'x' || run_uuid", experiment_id="experiment_id + 1000")
+        for table in ("registered_models", "registered_model_tags", "registered_model_aliases"):
+            copy_rows(connection, table, **elsewhere)
+        for table in ("model_versions", "model_version_tags"):
+            copy_rows(connection, table, **elsewhere)
+        connection.commit()
+    config = {"tracking_uri": sqlite_store.server.url, "backend_store_uri": f"sqlite:///{file}"}
+    found = ingest(config, tmp_path / "out.json")
+    assert not found.failed
+    assert work_units(found) == work_units(sqlite_store.sql(tmp_path / "sql.json"))
+
+
 # What only one can see
+
+
+@pytest.mark.matrix  # MLflow 3 needs a package more for its login
+def test_what_a_user_may_not_read_is_in_the_database(tmp_path: Path) -> None:
+    python = ROOT / ".venv-server-2.10" / "bin" / "python"
+    with mlflow_server(tmp_path / "server", python=python, basic_auth=True) as server:
+        experiment_id, _ = plain_runs(server, "not for ada", 2)
+        server.post("users/create", username="ada", password="made-up-Passw0rd")
+        forbidden = {"experiment_id": experiment_id, "username": "ada", "permission": "NO_PERMISSIONS"}
+        server.post("experiments/permissions/create", **forbidden)
+        ada = {"tracking_uri": server.url, "username": "ada", "password": "made-up-Passw0rd"}
+        over_rest = ingest(ada, tmp_path / "rest.json")
+        from_sql = ingest({**ada, "backend_store_uri": server.backend_uri}, tmp_path / "sql.json")
+    assert (len(over_rest.urns("dataProcessInstance")), len(from_sql.urns("dataProcessInstance"))) == (0, 2)
+    from_sql.named("container", "not for ada")
+    assert len(from_sql.urns("container")) == len(over_rest.urns("container")) + 1
 
 
 def test_a_run_that_mlflow_cannot_serve_is_there(sqlite_store: Stored, tmp_path: Path) -> None:
@@ -238,26 +286,37 @@ def test_text_that_is_not_utf_8_leaves_out_only_its_run(sqlite_store: Stored, tm
     sqlite_store.server.post("experiments/delete", experiment_id=experiment_id)
 
 
+def set_of_run(column: str, value: str) -> tuple[str, str]:
+    """Spoils, and mends."""
+    update = f"UPDATE runs SET {column} = {{}} WHERE run_uuid = ?"  # noqa: S608 - our own
+    return update.format(value), update.format("1" if column == "start_time" else "'x'")
+
+
+@pytest.mark.parametrize("latest", [None, 10], ids=["all", "latest"])
 @pytest.mark.parametrize(
     ("spoil", "mend"),
     [
-        ("UPDATE runs SET start_time = 'abc' WHERE run_uuid = ?", "UPDATE runs SET start_time = 1 WHERE run_uuid = ?"),
+        set_of_run("start_time", "'abc'"),
+        set_of_run("start_time", "9e999"),
+        set_of_run("name", "x'6869'"),
+        set_of_run("user_id", "x'6869'"),
         (
             "INSERT INTO latest_metrics (run_uuid, key, value, timestamp, step, is_nan) "
             "VALUES (?, 'odd', 'high', 1, 1, 0)",
             "DELETE FROM latest_metrics WHERE run_uuid = ? AND key = 'odd'",
         ),
     ],
-    ids=["time", "metric"],
+    ids=["text as time", "infinite time", "bytes as name", "bytes as user", "text as metric"],
 )
-def test_text_where_a_number_should_be_leaves_out_only_its_run(
-    sqlite_store: Stored, tmp_path: Path, spoil: str, mend: str
+def test_what_no_column_of_mlflows_holds_leaves_out_only_its_run(
+    sqlite_store: Stored, tmp_path: Path, spoil: str, mend: str, latest: int | None
 ) -> None:
     """SQLite takes it."""
-    name = f"odd in {spoil.split()[2]}"
+    name = f"odd {spoil.split('WHERE')[0]} {latest}".replace("(", "").replace(")", "")
     experiment_id, runs = plain_runs(sqlite_store.server, name, 5)
     sqlite_store.server.execute(spoil, runs[2])
-    from_sql = sqlite_store.sql(tmp_path / "s", experiment_pattern={"allow": [name]})
+    only = {"experiment_pattern": {"allow": [re.escape(name)]}, "run_user_pattern": {"deny": ["nobody"]}}
+    from_sql = sqlite_store.sql(tmp_path / "s", max_runs_per_experiment=latest, **only)
     sqlite_store.server.execute(mend, runs[2])
     sqlite_store.server.post("experiments/delete", experiment_id=experiment_id)
     assert {aspects["mlTrainingRunProperties"]["id"] for aspects in runs_of(from_sql)} == set(runs) - {runs[2]}
@@ -266,6 +325,104 @@ def test_text_where_a_number_should_be_leaves_out_only_its_run(
 
 
 # When something goes wrong
+
+
+@pytest.mark.parametrize(("table", "column"), [("experiments", "name"), ("registered_models", "description")])
+def test_bytes_in_place_of_text_leave_out_only_their_row(
+    sqlite_store: Stored, table: str, column: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "odd.db"
+    shutil.copy(sqlite_store.server.database, file)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(f"UPDATE {table} SET {column} = x'6869' WHERE rowid = 2")  # noqa: S608 - our own
+        connection.commit()
+    whole = ingest({"backend_store_uri": sqlite_store.uri}, tmp_path / "whole.json")
+    found = ingest({"backend_store_uri": f"sqlite:///{file}"}, tmp_path / "out.json")
+    assert "Pipeline Error" not in failures(found)
+    assert "bytes where a text or number should be" in failures(found)
+    kind = "container" if table == "experiments" else "mlModelGroup"
+    assert len(found.urns(kind)) == len(whole.urns(kind)) - 1
+
+
+def test_runs_that_begin_or_go_while_a_page_is_read_are_as_they_are_then(sqlite_store: Stored, tmp_path: Path) -> None:
+    """The keys of a page are read before what belongs to them."""
+    server = sqlite_store.server
+    experiment_id, runs = plain_runs(server, "changes", 5)
+    other_id, _ = plain_runs(server, "changes elsewhere", 1)
+    first, gone, last = sorted(runs)[0], sorted(runs)[1], sorted(runs)[-1]
+    between = first[:-1] + ("f" if first[-1] < "f" else "e")  # of another experiment
+    assert first < between < last
+    read, changed = read_runs, False
+
+    def changing(*args: Any, **options: Any) -> Any:
+        nonlocal changed
+        if not changed:
+            changed = True
+            server.execute(
+                "INSERT INTO runs (run_uuid, experiment_id, status, lifecycle_stage, start_time, name) "
+                "VALUES (?, ?, 'FINISHED', 'active', 1, 'began meanwhile')",
+                between,
+                int(other_id),
+            )
+            server.execute("UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = ?", gone)
+        return read(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sql, "read_runs", changing)
+        found = sqlite_store.sql(tmp_path / "s", experiment_pattern={"allow": ["changes$"]})
+    for id_ in (experiment_id, other_id):
+        server.post("experiments/delete", experiment_id=id_)
+    assert changed
+    assert {aspects["mlTrainingRunProperties"]["id"] for aspects in runs_of(found)} == set(runs) - {gone}
+
+
+def test_a_database_that_goes_while_the_latest_are_read_is_a_listing_that_broke_off(
+    sqlite_store: Stored, tmp_path: Path
+) -> None:
+    def gone(*_: Any, **__: Any) -> Any:
+        raise ServerError("gone")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sql, "read_runs", gone)
+        found = sqlite_store.sql(tmp_path / "s", max_runs_per_experiment=2)
+    assert "Pipeline Error" not in failures(found)
+    assert "gone" in failures(found)
+
+
+def test_ctrl_c_ends_what_waits_for_the_database(tmp_path: Path) -> None:
+    """A driver that waits in C hears nothing."""
+    with postgres() as databases, ExitStack() as stack:
+        address = databases.create("mlflow")
+        server = stack.enter_context(mlflow_server(tmp_path / "server", backend_uri=address))
+        plain_runs(server, "waits", 3)
+        engine = sa.create_engine(address)
+        stack.callback(engine.dispose)
+        for table in ("registered_models", "runs", "params"):
+            with engine.connect() as locking:
+                locking.exec_driver_sql(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+                assert ended_by_ctrl_c(address, databases, tmp_path) not in (0, None), table
+                locking.rollback()
+
+
+def ended_by_ctrl_c(address: str, databases: DatabaseServer, folder: Path) -> int | None:
+    """The exit code of an ingestion that waits for a lock, once it was told to end."""
+    recipe = {
+        "source": {"type": "datahub-mlflow-source", "config": {"backend_store_uri": address}},
+        "sink": {"type": "file", "config": {"filename": str(folder / "out.json")}},
+    }
+    (folder / "recipe.yml").write_text(json.dumps(recipe))
+    environment = os.environ | {"HOME": str(folder), "DATAHUB_TELEMETRY_ENABLED": "false", "PYTHONWARNINGS": "ignore"}
+    command = interruptible([Path(sys.executable).parent / "datahub", "ingest", "-c", folder / "recipe.yml"])
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        deadline = time.monotonic() + 120
+        while not databases.execute("mlflow", waiting) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        try:
+            return running.wait(timeout=30)  # the statement itself would be ended after 60
+        finally:
+            running.kill()
 
 
 @pytest.fixture

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+import weakref
 from collections.abc import Iterator
+from itertools import islice
 from threading import Barrier, Event
+from threading import enumerate as enumerate_threads
 
 import pytest
 
-from datahub_mlflow_source.readers.workers import Workers, in_order
+from datahub_mlflow_source.readers.workers import Workers, beside, in_order
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 7])
@@ -51,6 +55,41 @@ def test_what_was_cancelled_is_not_done_and_the_rest_is() -> None:
     go_on.set()
     assert first.result(20)
     assert third.result(20) == "third"
+    workers.close()
+
+
+def test_threads_end_with_the_last_result_or_with_whoever_wanted_it() -> None:
+    before = set(enumerate_threads())  # of other tests
+    for take in (3, 10):
+        results = in_order(str, range(10), 4)
+        list(islice(results, take))
+        results.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 20
+    while [new for new in set(enumerate_threads()) - before if new.name.startswith("mlflow-worker")]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_whatever_is_raised_comes_where_its_result_would() -> None:
+    def end(_: int) -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        list(in_order(end, [1], 2))
+    with pytest.raises(SystemExit):
+        beside(lambda: end(1)).result(20)
+
+
+def test_an_idle_thread_keeps_nothing_of_what_it_did() -> None:
+    class Page:
+        pass
+
+    workers = Workers(1)
+    page = workers.begin(Page).result(20)
+    gone = weakref.ref(page)
+    workers.begin(int).result(20)  # the thread is done with the page
+    del page
+    assert gone() is None
     workers.close()
 
 

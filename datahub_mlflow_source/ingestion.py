@@ -234,8 +234,8 @@ class Ingestion:
         def mapped() -> Entity:
             versions, logged_models = self._made.made_by(run)
             name = self._experiment_name(run.experiment_id)
-            prompts = self._made.prompts_used_by(run, logged_models)
-            return map_run(run, name, versions, logged_models, self._inputs(run), prompts, self._rules)
+            used = self._made.models_used_by(run, logged_models)
+            return map_run(run, name, versions, logged_models, self._inputs(run), used, self._rules)
 
         make_urn = partial(run_urn, run.run_id, self._rules.naming)
         yield from self._outgoing.send(tally, run.run_id, make_urn, mapped)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from datahub.utilities.file_backed_collections import FileBackedDict
 
-from datahub_mlflow_source.records import LoggedModel
-from datahub_mlflow_source.versions import ByRun
+from datahub_mlflow_source.records import LoggedModel, ModelVersion
+from datahub_mlflow_source.versions import ByRun, HashSet
 
 _NO_RUN = "\n"  # before the id of one that was logged outside a run: no run id begins so
 _IN_MEMORY = 2000  # of each of the two: some 10 KB each, with params, metrics and tags
@@ -21,11 +21,31 @@ class LoggedModelIndex:
         self._most_per_run = most_per_run
         self._registered: FileBackedDict[LoggedModel] = FileBackedDict(cache_max_size=in_memory)
         self._by_run: ByRun[LoggedModel] = ByRun(in_memory, _latest_first)
+        self._version_of: FileBackedDict[tuple[str, str]] = FileBackedDict(cache_max_size=in_memory)
+        self._of_their_own = HashSet()
 
     def close(self) -> None:
         """Removes the temporary files."""
         self._registered.close()
         self._by_run.close()
+        self._version_of.close()
+
+    def add_version(self, version: ModelVersion) -> None:
+        """That was made of one, the first of several."""
+        if version.model_id and version.model_id not in self._version_of:
+            self._version_of[version.model_id] = (version.name, version.version)
+
+    def version_of(self, model_id: str) -> tuple[str, str] | None:
+        """Name and number of the version that was made of it."""
+        return self._version_of.get(model_id)
+
+    def add_of_its_own(self, model_id: str) -> None:
+        """One that is sent as a model of its own, by whatever shard."""
+        self._of_their_own.add(model_id)
+
+    def is_of_its_own(self, model_id: str) -> bool:
+        """Whether it is."""
+        return self._of_their_own.may_have(model_id)
 
     def add_registered(self, model: LoggedModel) -> None:
         """One that a version was made of."""

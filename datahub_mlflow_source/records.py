@@ -73,6 +73,7 @@ class Run:
     metrics: tuple[Metric, ...]  # sorted by key
     tags: Tags
     datasets: tuple[DatasetInput, ...]  # sorted by name, digest
+    model_inputs: tuple[str, ...] = ()  # ids of logged models that it used, sorted; only MLflow's database says it
 
 
 @dataclass(frozen=True, slots=True)

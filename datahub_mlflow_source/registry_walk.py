@@ -7,7 +7,7 @@ from functools import partial
 
 from datahub.emitter.mcp import MetadataChangeProposalWrapper
 from datahub.ingestion.api.workunit import MetadataWorkUnit
-from datahub.metadata.urns import ContainerUrn
+from datahub.metadata.urns import ContainerUrn, MlModelUrn
 
 from datahub_mlflow_source.logged_models import LoggedModelIndex
 from datahub_mlflow_source.mapping.datasets import InputDataset
@@ -92,6 +92,7 @@ class RegistryWalk:
                 self._models.append(record)
             else:
                 self._versions.add(record)
+                self._logged.add_version(record)
                 if is_prompt(record.tags):
                     self._add_prompt(record)
 
@@ -122,8 +123,10 @@ class RegistryWalk:
                 tally.filtered += 1
             elif self._unread.versions_missing:
                 tally.failed += 1  # it may be one of theirs: it stays as it was
-            elif is_wanted(record) and not self._logged.add(record):
-                tally.filtered += 1
+            else:
+                self._logged.add_of_its_own(record.model_id)
+                if is_wanted(record) and not self._logged.add(record):
+                    tally.filtered += 1
         self._versions.recover_runs(run_of)
 
     # --- what runs ask for ---
@@ -136,8 +139,22 @@ class RegistryWalk:
         """What came from this run and is sent: versions, and logged models that are no version."""
         return self._versions.of_run(run.run_id), self._logged.of_run(run.run_id)
 
-    def prompts_used_by(self, run: Run, logged_models: Iterable[LoggedModel]) -> list[PromptVersion]:
-        """Those versions of prompts, of all that are sent, that it or a model that it logged says it used."""
+    def models_used_by(self, run: Run, logged_models: Iterable[LoggedModel]) -> list[MlModelUrn]:
+        """Models, and versions of prompts, that it or a model that it logged says it used; only what is sent."""
+        naming = self._rules.naming
+        prompts = [model_version_urn(*prompt, naming) for prompt in self._prompts_used_by(run, logged_models)]
+        if not run.model_inputs:
+            return prompts
+        made = {*(model.model_id for model in logged_models), *(v.model_id for v in self._versions.of_run(run.run_id))}
+        models = [
+            model_version_urn(*version, naming) if version else logged_model_urn(model_id, naming)
+            for model_id in run.model_inputs
+            if model_id not in made
+            and ((version := self._logged.version_of(model_id)) or self._logged.is_of_its_own(model_id))
+        ]
+        return [*prompts, *models]
+
+    def _prompts_used_by(self, run: Run, logged_models: Iterable[LoggedModel]) -> list[PromptVersion]:
         if not self._has_prompts:
             return []
         said = {*self._prompts_of_run.get(run.run_id, ()), *linked_prompts(run.tags)}

@@ -23,9 +23,9 @@ from datahub.metadata.schema_classes import (
     RunResultTypeClass,
     _Aspect,
 )
+from datahub.metadata.urns import MlModelUrn
 
 from datahub_mlflow_source.mapping.datasets import InputDataset, edges
-from datahub_mlflow_source.mapping.prompts import PromptVersion
 from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, platform_aspects, tag_value
 from datahub_mlflow_source.mapping.urns import experiment_urn, logged_model_urn, model_version_urn, run_urn, user_urn
 from datahub_mlflow_source.records import LoggedModel, Metric, ModelVersion, Run, Tags
@@ -49,13 +49,13 @@ def map_run(
     versions: Sequence[ModelVersion],
     logged_models: Sequence[LoggedModel],
     inputs: Sequence[InputDataset],
-    prompts: Sequence[PromptVersion],
+    used: Sequence[MlModelUrn],
     rules: Rules,
 ) -> Entity:
     """Everything DataHub shows about one run.
 
     `versions` are those registered from it, `logged_models` those of its others that are sent, `inputs` what it read,
-    `prompts` those that it used.
+    `used` models and prompts that it used.
     """
     trim = Trim(rules.limits)
     aspects: list[_Aspect] = [
@@ -74,9 +74,9 @@ def map_run(
     if parent and parent != run.run_id:
         parent_urn = str(run_urn(parent, rules.naming))
         aspects.append(DataProcessInstanceRelationshipsClass(parentInstance=parent_urn, upstreamInstances=[]))
-    if inputs or prompts:
-        of_prompts = [EdgeClass(str(model_version_urn(name, version, rules.naming))) for name, version in prompts]
-        aspects.append(DataProcessInstanceInputClass(inputs=[], inputEdges=[*edges(inputs, trim), *of_prompts]))
+    if inputs or used:
+        of_models = [EdgeClass(str(urn)) for urn in used]
+        aspects.append(DataProcessInstanceInputClass(inputs=[], inputEdges=[*edges(inputs, trim), *of_models]))
     if versions or logged_models:
         outputs = [EdgeClass(str(model_version_urn(v.name, v.version, rules.naming))) for v in versions]
         outputs += [EdgeClass(str(logged_model_urn(model.model_id, rules.naming))) for model in logged_models]

@@ -90,6 +90,7 @@ def read_runs(reading: Reading, run_ids: Sequence[str], *, whole_range: bool) ->
     tags = _by_run(reading, TAGS, among)
     metrics = _metrics(reading, among)
     datasets = _datasets(reading, among)
+    models = _model_inputs(reading, among)
     statement = sa.select(
         *(RUNS.c.run_uuid, RUNS.c.name, RUNS.c.experiment_id, RUNS.c.user_id, RUNS.c.status),
         *(RUNS.c.start_time, RUNS.c.end_time, RUNS.c.artifact_uri, RUNS.c.lifecycle_stage),
@@ -111,6 +112,7 @@ def read_runs(reading: Reading, run_ids: Sequence[str], *, whole_range: bool) ->
             metrics=tuple(metrics[run_id]),
             tags=tuple(tags[run_id]),
             datasets=tuple(datasets[run_id]),
+            model_inputs=tuple(sorted(models[run_id])),
         )
         for run_id, name, experiment_id, user, status, start, end, uri, stage in rows
         if run_id in wanted
@@ -162,6 +164,16 @@ def _datasets(reading: Reading, among: Among) -> dict[str, list[DatasetInput]]:
             found[run_id].append(_dataset(datasets[dataset_id], pairs(tags[input_id])))
     for inputs in found.values():
         inputs.sort(key=lambda dataset: (dataset.name, dataset.digest, dataset.tags))
+    return found
+
+
+def _model_inputs(reading: Reading, among: Among) -> dict[str, list[str]]:
+    """Logged models by the run that used them, an evaluation for instance (MLflow 3.0 and newer)."""
+    of_runs = (INPUTS.c.source_type == "RUN_INPUT", INPUTS.c.destination_type == "MODEL_INPUT")
+    used = sa.select(INPUTS.c.source_id, INPUTS.c.destination_id).where(*of_runs, among(INPUTS.c.source_id))
+    found: dict[str, list[str]] = defaultdict(list)
+    for run_id, model_id in reading.rows(used):
+        found[run_id].append(model_id)
     return found
 
 

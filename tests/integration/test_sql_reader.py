@@ -213,6 +213,31 @@ def test_what_is_in_other_workspaces_is_left_out(sqlite_store: Stored, tmp_path:
 # What only one can see
 
 
+def test_models_that_a_run_used_are_its_inputs(sqlite_store: Stored, tmp_path: Path) -> None:
+    """Not one that it logged itself; the version, where one was made of it."""
+    server, content = sqlite_store.server, sqlite_store.content
+    rows = server.execute("SELECT source FROM model_versions WHERE name = 'logged' AND version = 1")
+    registered = rows[0][0].removeprefix("models:/")
+    checkpoint = content.logged_models["checkpoint"]  # of the run called full
+    for run in ("child 2", "full"):
+        models = [{"model_id": registered}, {"model_id": checkpoint}]
+        server.post("runs/log-inputs", run_id=content.runs[run], models=models)
+    try:
+        over_rest, from_sql = sqlite_store.rest(tmp_path / "r"), sqlite_store.sql(tmp_path / "s")
+    finally:
+        server.execute("DELETE FROM inputs WHERE source_type = 'RUN_INPUT'")
+
+    def used(ingested: Ingested, run: str) -> set[str]:
+        found = {aspects["mlTrainingRunProperties"]["id"]: aspects for aspects in runs_of(ingested)}
+        aspect = found[content.runs[run]].get("dataProcessInstanceInput", {"inputEdges": []})
+        return {edge["destinationUrn"] for edge in aspect["inputEdges"] if ":mlModel:" in edge["destinationUrn"]}
+
+    (version, _), (own, _) = from_sql.named("mlModel", "logged_1"), from_sql.named("mlModel", "checkpoint")
+    assert used(from_sql, "child 2") == {version, own}
+    assert used(from_sql, "full") == set()
+    assert used(over_rest, "child 2") == set()
+
+
 @pytest.mark.matrix  # MLflow 3 needs a package more for its login
 def test_what_a_user_may_not_read_is_in_the_database(tmp_path: Path) -> None:
     python = ROOT / ".venv-server-2.10" / "bin" / "python"

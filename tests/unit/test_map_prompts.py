@@ -16,7 +16,7 @@ from datahub_mlflow_source.mapping.models import map_model, map_version
 from datahub_mlflow_source.mapping.prompts import linked_prompts, prompt_text, runs_that_used
 from datahub_mlflow_source.mapping.rules import Entity, Rules, Web
 from datahub_mlflow_source.mapping.runs import map_run
-from datahub_mlflow_source.mapping.urns import registry_urn
+from datahub_mlflow_source.mapping.urns import model_version_urn, registry_urn
 from tests.unit.entities import aspect, assert_accepted
 from tests.unit.records import make_dataset_input, make_model, make_run, make_version
 
@@ -85,7 +85,7 @@ def test_a_run_that_used_one_has_it_among_its_inputs_behind_datasets() -> None:
     from datahub_mlflow_source.mapping.datasets import input_dataset
 
     inputs = [input_dataset(make_dataset_input(), "churn", RULES)]
-    entity = map_run(make_run(), "churn", [], [], inputs, [("greeting", "2")], RULES)
+    entity = map_run(make_run(), "churn", [], [], inputs, [model_version_urn("greeting", "2", RULES.naming)], RULES)
     assert_accepted(entity)
     edges = aspect(entity, DataProcessInstanceInputClass).inputEdges or []
     assert edges[1].destinationUrn == "urn:li:mlModel:(urn:li:dataPlatform:mlflow,greeting_2,PROD)"

@@ -6,6 +6,7 @@ import gc
 import os
 import pickle
 from collections.abc import Iterable
+from typing import Any
 
 from datahub.ingestion.api.common import PipelineContext
 from datahub.ingestion.api.workunit import MetadataWorkUnit
@@ -19,7 +20,8 @@ _END = "end"
 class ReplaySource(MlflowSource):
     """Reads and maps when it is made, and only hands out when it is run.
 
-    For all the rest (work unit processors, report, configuration) it is the connector.
+    For all the rest (report, configuration) it is the connector, but for one thing: it goes through all processors of
+    the framework, also the one that the connector leaves out.
     """
 
     def __init__(self, config: MlflowSourceConfig, ctx: PipelineContext) -> None:
@@ -31,6 +33,19 @@ class ReplaySource(MlflowSource):
 
     def get_workunits_internal(self) -> Iterable[MetadataWorkUnit]:
         return iter(self._collected)
+
+    def get_excluded_workunit_processors(self) -> list[Any]:
+        return []
+
+
+class ShortReplaySource(ReplaySource):
+    """The same through the processors that the connector goes through: no source can be as fast as this one.
+
+    Its objects are all there, while who streams makes and drops them.
+    """
+
+    def get_excluded_workunit_processors(self) -> list[Any]:
+        return MlflowSource.get_excluded_workunit_processors(self)
 
 
 class PipedReplaySource(MlflowSource):

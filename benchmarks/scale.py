@@ -51,9 +51,14 @@ class Scale:
             "SQL": ("ours", over_sql),
             "REST": ("ours", over_rest),
             "replay": ("replay", over_sql),
+            "short replay": ("short", over_sql),
             "replay from a pipe": ("piped", over_sql),
         }
-        types = {**SOURCE_TYPES, "piped": "benchmarks.replay.PipedReplaySource"}
+        types = {
+            **SOURCE_TYPES,
+            "short": "benchmarks.replay.ShortReplaySource",
+            "piped": "benchmarks.replay.PipedReplaySource",
+        }
         for _ in range(self.rounds):
             for source in sources:
                 kind, config = configs[source]
@@ -151,7 +156,7 @@ def main() -> int:
         if options.runs:
             with filled(options.database, options.runs) as server:
                 scale.reading(server, options.runs)
-                scale.ingesting(server, options.runs, ("SQL", "REST", "replay"))
+                scale.ingesting(server, options.runs, ("SQL", "REST", "replay", "short replay"))
                 scale.sharding(server, options.runs)
                 if not options.no_built_in:
                     scale.built_in(server, options.runs)

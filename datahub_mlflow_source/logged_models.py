@@ -10,7 +10,7 @@ from datahub_mlflow_source.records import LoggedModel, ModelVersion
 from datahub_mlflow_source.versions import ByRun, HashSet
 
 _NO_RUN = "\n"  # before the id of one that was logged outside a run: no run id begins so
-_IN_MEMORY = 2000  # of each of the two: some 10 KB each, with params, metrics and tags
+_IN_MEMORY = 2000  # of each of the three: some 10 KB each, with params, metrics and tags
 
 
 class LoggedModelIndex:

@@ -7,7 +7,7 @@ removes those. Tuples are in the order in which they are to be shown, the same f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Tags = tuple[tuple[str, str], ...]  # (key, value), sorted by key
 
@@ -15,8 +15,7 @@ Tags = tuple[tuple[str, str], ...]  # (key, value), sorted by key
 PROMPT_TAG = ("mlflow.prompt.is_prompt", "true")
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(NamedTuple):  # there are many: a dataclass that nobody may change takes three times as long to make
     """The last value logged under a key."""
 
     key: str
@@ -25,10 +24,13 @@ class Metric:
     step: int
 
 
-@dataclass(frozen=True, slots=True)
-class ModelMetric(Metric):
+class ModelMetric(NamedTuple):
     """The last value logged under a key for a logged model on a dataset, or on none. NaN reads as 0: MLflow's loss."""
 
+    key: str
+    value: float
+    timestamp: int
+    step: int
     run_id: str  # of the run that logged it: the model's own, or one that evaluated it
     dataset_name: str  # "" where it is of no dataset
     dataset_digest: str

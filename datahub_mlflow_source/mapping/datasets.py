@@ -51,7 +51,9 @@ def input_dataset(dataset: DatasetInput, experiment_name: str, rules: Rules) -> 
     Two experiments that both log `train` from different sources have two datasets; where the source is not usable
     (made up in code), the experiment stands for it.
     """
-    dataset = replace(dataset, name=redact(dataset.name))  # some call it by its address
+    name = redact(dataset.name)  # some call it by its address
+    if name != dataset.name:
+        dataset = replace(dataset, name=name)
     source = _parse_source(dataset.source_type, dataset.source)
     identity = f"{dataset.source_type}|{source.canonical}" if source.canonical else f"experiment|{experiment_name}"
     return InputDataset(_dataset_urn(dataset.name, identity, rules.naming), dataset, source, identity)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from datahub.metadata.schema_classes import (
     BaseDataClass,
@@ -129,10 +128,10 @@ def folded_metrics(run: Run | None, model: LoggedModel, trim: Trim) -> list[MLMe
     copied = {metric.key for metric in model.metrics if _is_copy(metric, of_run.get(metric.key))}
     kept = [metric for key, metric in of_run.items() if key not in copied]
     of_model = [
-        replace(metric, value=of_run[metric.key].value) if _is_copy(metric, of_run.get(metric.key)) else metric
+        metric._replace(value=of_run[metric.key].value) if _is_copy(metric, of_run.get(metric.key)) else metric
         for metric in model.metrics
     ]
-    together = sorted([*kept, *of_model], key=lambda metric: metric.key)
+    together: list[Metric | ModelMetric] = sorted([*kept, *of_model], key=lambda metric: metric.key)
     return model_metrics(together, model.source_run_id, trim)
 
 
@@ -143,7 +142,7 @@ def _is_copy(metric: ModelMetric, of_run: Metric | None) -> bool:
     return metric.value == of_run.value or (math.isnan(of_run.value) and metric.value == 0.0)
 
 
-def model_metrics(values: Sequence[Metric], source_run_id: str, trim: Trim) -> list[MLMetricClass]:
+def model_metrics(values: Sequence[Metric | ModelMetric], source_run_id: str, trim: Trim) -> list[MLMetricClass]:
     """Last values, with their step and time, and the dataset and other run that they are of."""
     kept = trim.first("metrics", values, trim.limits.max_metrics)
     return [
@@ -154,7 +153,7 @@ def model_metrics(values: Sequence[Metric], source_run_id: str, trim: Trim) -> l
     ]
 
 
-def _said_of(metric: Metric, source_run_id: str) -> str:
+def _said_of(metric: Metric | ModelMetric, source_run_id: str) -> str:
     said = f"step {metric.step}"
     if isinstance(metric, ModelMetric):
         if metric.dataset_name:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from datahub_mlflow_source.mapping.rules import Trim, tag_value
 from datahub_mlflow_source.records import PROMPT_TAG, ModelVersion, Tags
+from datahub_mlflow_source.text import json_list
 
 PROMPT = "Prompt"
 PROMPT_VERSION = "Prompt Version"
@@ -33,7 +32,7 @@ def prompt_text(tags: Tags) -> str:
     text = tag_value(tags, PROMPT_TEXT) if is_prompt(tags) else ""
     if tag_value(tags, "_mlflow_prompt_type") != "chat":
         return text
-    messages = _json_list(text)
+    messages = json_list(text)
     said = [message for message in messages if isinstance(message, dict) and isinstance(message.get("content"), str)]
     if not said or len(said) < len(messages):
         return text
@@ -51,7 +50,7 @@ def prompt_properties(version: ModelVersion, trim: Trim) -> Iterator[tuple[str, 
 
 def linked_prompts(tags: Tags) -> Iterator[PromptVersion]:
     """Versions that a run or a logged model says it used."""
-    for entry in _json_list(tag_value(tags, _USED)):
+    for entry in json_list(tag_value(tags, _USED)):
         if isinstance(entry, dict) and "name" in entry and "version" in entry:
             yield str(entry["name"]), str(entry["version"])
 
@@ -60,11 +59,3 @@ def runs_that_used(version: ModelVersion) -> list[str]:
     """Their ids, where the version knows them."""
     said = ",".join(tag_value(version.tags, key) for key in _USED_BY)
     return [run_id.strip() for run_id in said.split(",") if run_id.strip()]
-
-
-def _json_list(text: str) -> list[Any]:
-    try:
-        found = json.loads(text) if text else []
-    except (ValueError, RecursionError):
-        return []
-    return found if isinstance(found, list) else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from datahub.metadata.schema_classes import (
     AuditStampClass,
@@ -26,8 +27,15 @@ from datahub.metadata.schema_classes import (
 from datahub.metadata.urns import MlModelUrn
 
 from datahub_mlflow_source.mapping.datasets import InputDataset, edges
-from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, platform_aspects, tag_value
-from datahub_mlflow_source.mapping.urns import experiment_urn, logged_model_urn, model_version_urn, run_urn, user_urn
+from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, plain, platform_aspects, tag_value
+from datahub_mlflow_source.mapping.urns import (
+    Naming,
+    experiment_urn,
+    logged_model_urn,
+    model_version_urn,
+    run_urn,
+    user_urn,
+)
 from datahub_mlflow_source.records import LoggedModel, Metric, ModelVersion, Run, Tags
 
 TRAINING_RUN = "ML Training Run"  # the built-in's subtype (MLAssetSubTypes.MLFLOW_TRAINING_RUN)
@@ -66,7 +74,7 @@ def map_run(
             hyperParams=hyper_params(run.params, trim),
             trainingMetrics=metrics(run.metrics, trim),
         ),
-        ContainerClass(str(experiment_urn(experiment_name, rules.naming))),
+        _in_experiment(experiment_name, rules.naming),
         *platform_aspects(TRAINING_RUN, rules.naming),
         *_events(run),
     ]
@@ -82,6 +90,11 @@ def map_run(
         outputs += [EdgeClass(str(logged_model_urn(model.model_id, rules.naming))) for model in logged_models]
         aspects.append(DataProcessInstanceOutputClass(outputs=[], outputEdges=outputs))
     return Entity(run_urn(run.run_id, rules.naming), aspects, trim.cut)
+
+
+@lru_cache(maxsize=4096)
+def _in_experiment(name: str, naming: Naming) -> ContainerClass:
+    return ContainerClass(str(experiment_urn(name, naming)))
 
 
 def _properties(run: Run, rules: Rules, trim: Trim) -> DataProcessInstancePropertiesClass:
@@ -104,15 +117,18 @@ def _properties(run: Run, rules: Rules, trim: Trim) -> DataProcessInstanceProper
 def hyper_params(params: Tags, trim: Trim) -> list[MLHyperParamClass]:
     """Params under their own names, in order."""
     kept = trim.first("params", params, trim.limits.max_params)
-    return [MLHyperParamClass(name, value=trim.value(name, value)) for name, value in kept]
+    return [
+        plain(MLHyperParamClass, name=name, description=None, value=trim.value(name, value), createdAt=None)
+        for name, value in kept
+    ]
 
 
 def metrics(values: Sequence[Metric], trim: Trim) -> list[MLMetricClass]:
     """Last values, with their step and time."""
     kept = trim.first("metrics", values, trim.limits.max_metrics)
     return [
-        MLMetricClass(metric.key, f"step {metric.step}", str(metric.value), createdAt=metric.timestamp or None)
-        for metric in kept
+        plain(MLMetricClass, name=key, description=f"step {step}", value=str(value), createdAt=timestamp or None)
+        for key, value, timestamp, step in kept
     ]
 
 

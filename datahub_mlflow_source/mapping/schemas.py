@@ -29,6 +29,8 @@ from datahub.metadata.schema_classes import (
     TimeTypeClass,
 )
 
+from datahub_mlflow_source.text import sound
+
 _MAX_DEPTH = 15  # of nesting; deeper than any real column
 _MAX_NATIVE_CHARS = 200
 
@@ -138,7 +140,7 @@ def _named(columns: object, prefix: str, depth: int = 0) -> Iterator[SchemaField
 def _field(path: str, column: Mapping[str, Any], depth: int) -> Iterator[SchemaFieldClass]:
     """A field, then those inside it."""
     yield SchemaFieldClass(
-        fieldPath=_clean(path),
+        fieldPath=sound(path),
         type=SchemaFieldDataTypeClass(_data_type(column)),
         nativeDataType=_cut(_native(column)) or "unknown",
         nullable=_is_nullable(column),
@@ -222,14 +224,9 @@ def _description(column: Mapping[str, Any]) -> str | None:
     """Spark keeps a column's comment in its metadata."""
     metadata = column.get("metadata")
     comment = metadata.get("comment") if isinstance(metadata, dict) else None
-    return _clean(comment) if isinstance(comment, str) and comment else None
-
-
-def _clean(text: str) -> str:
-    """Without halves of characters, which JSON can hold but UTF-8 cannot."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return sound(comment) if isinstance(comment, str) and comment else None
 
 
 def _cut(text: str) -> str:
-    text = _clean(text[:_MAX_NATIVE_CHARS])
+    text = sound(text[:_MAX_NATIVE_CHARS])
     return text if len(text) < _MAX_NATIVE_CHARS else f"{text[: _MAX_NATIVE_CHARS - 1]}…"

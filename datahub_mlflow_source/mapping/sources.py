@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from datahub_mlflow_source.redaction import names_credential, redact, redact_url
+from datahub_mlflow_source.text import sound
 
 _MAX_DETAILS = 32
 _MAX_DETAIL_CHARS = 500
@@ -332,7 +333,7 @@ def _compact(value: Any) -> str:
 
 def _clean(text: str) -> str:
     """Without control characters, and without the halves of characters that JSON can hold but UTF-8 cannot."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").translate(_CONTROL)
+    return sound(text).translate(_CONTROL)
 
 
 def _shown(text: str, chars: int) -> str:

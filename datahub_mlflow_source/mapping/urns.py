@@ -144,6 +144,7 @@ def model_group_urn(name: str, naming: Naming) -> MlModelGroupUrn:
     return fit(lambda text: MlModelGroupUrn(PLATFORM, text, naming.env), escaped(naming.qualified(name)))
 
 
+@lru_cache(maxsize=1024)  # a run's output, and soon behind it the version itself
 def model_version_urn(name: str, version: str, naming: Naming) -> MlModelUrn:
     """urn:li:mlModel:(urn:li:dataPlatform:mlflow,[<instance>.]<name><separator><version>,<env>)"""
     text = escaped(naming.qualified(f"{name}{naming.separator}{version}"))

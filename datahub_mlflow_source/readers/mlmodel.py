@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from datahub_mlflow_source.records import Flavor, ModelFile, Tags
+from datahub_mlflow_source.text import json_list, sound
 
 FILE = "MLmodel"
 MOST_BYTES = 1_000_000  # a signature of ten thousand columns
@@ -82,12 +83,9 @@ def kept_by_run(tags: Tags, path: str) -> ModelFile | None:
     Releases before 2.16 kept all of the file; later ones kept part of it, and 3.0 nothing: None.
     """
     history = next((value for key, value in tags if key == _HISTORY), "")
-    try:
-        entries = json.loads(history) if path and history else []
-    except (ValueError, RecursionError):
-        return None
-    listed = entries if isinstance(entries, list) else []
-    of_path = [entry for entry in listed if isinstance(entry, dict) and entry.get("artifact_path") == path]
+    of_path = [
+        entry for entry in json_list(history) if path and isinstance(entry, dict) and entry.get("artifact_path") == path
+    ]
     if not of_path or "mlflow_version" not in of_path[-1]:
         return None
     try:
@@ -130,7 +128,7 @@ class _Unfolding:
         return None if text in _NULL else text
 
     def _text(self, text: str) -> str:
-        text = _sound(text)
+        text = sound(text)
         self._characters += len(text)
         if self._characters > _MOST_CHARACTERS:
             raise BadModelFileError("its aliases unfold to more than a model file can hold")
@@ -160,7 +158,7 @@ def _schema(part: Any) -> str:
         schema = json.loads(part, parse_constant=str, parse_float=_number) if isinstance(part, str) else part
         if not isinstance(schema, (list, dict)) or not schema or not _is_shallow(schema):
             return ""
-        return _sound(json.dumps(schema, ensure_ascii=False, allow_nan=False))
+        return sound(json.dumps(schema, ensure_ascii=False, allow_nan=False))
     except (ValueError, RecursionError):
         return ""
 
@@ -179,11 +177,6 @@ def _is_shallow(value: Any) -> bool:
             return True
         level = [item for each in inner for item in (each.values() if isinstance(each, dict) else each)]
     return False
-
-
-def _sound(text: str) -> str:
-    """Without halves of characters, which JSON can hold but UTF-8 cannot."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def _card(flavors: Mapping[str, Any]) -> str:

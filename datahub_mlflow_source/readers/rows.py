@@ -193,8 +193,7 @@ def _metrics(metrics: list[Row] | None) -> tuple[Metric, ...]:
     records = [
         Metric(m["key"], float(m.get("value", 0.0)), int(m.get("timestamp", 0)), int(m.get("step", 0))) for m in metrics
     ]
-    records.sort(key=lambda metric: metric.key)
-    return tuple(records)
+    return tuple(sorted(records))
 
 
 def _datasets(inputs: list[Row] | None) -> tuple[DatasetInput, ...]:

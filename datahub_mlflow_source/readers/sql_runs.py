@@ -140,7 +140,7 @@ def _metrics(reading: Reading, among: Among) -> dict[str, list[Metric]]:
     for run_id, key, value, timestamp, step, is_nan in reading.rows(sa.select(*columns).where(among(table.c.run_uuid))):
         found[run_id].append(Metric(key, _NAN if is_nan else float(value), int(timestamp or 0), int(step or 0)))
     for metrics in found.values():
-        metrics.sort(key=lambda metric: metric.key)
+        metrics.sort()  # by key: a run has each once
     return found
 
 

@@ -144,7 +144,10 @@ def make_model_metric(key: str = "auc", value: float = 0.9, **fields: Any) -> Mo
 
 def _made(record: R, fields: Mapping[str, Any]) -> R:
     """The record with these fields changed. An unknown field is a TypeError."""
-    return replace(record, **{name: _sorted(value) for name, value in fields.items()})
+    changed = {name: _sorted(value) for name, value in fields.items()}
+    if isinstance(record, Metric | ModelMetric):
+        return type(record)(**{**record._asdict(), **changed})
+    return replace(record, **changed)
 
 
 def _sorted(value: Any) -> Any:

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+from datahub.metadata.schema_classes import MLHyperParamClass, MLMetricClass
 
 import datahub_mlflow_source.mapping
-from datahub_mlflow_source.mapping.rules import Limits, Trim, Web, platform_aspects, tag_value, without
+from datahub_mlflow_source.mapping.rules import Limits, Trim, Web, plain, platform_aspects, tag_value, without
 from datahub_mlflow_source.mapping.urns import Naming
 
 MODULES = sorted(Path(datahub_mlflow_source.mapping.__path__[0]).glob("*.py"))
@@ -284,3 +285,15 @@ def test_the_value_of_a_param_called_password_is_hidden() -> None:
     trim = Trim(Limits())
     assert trim.value("db_password", "hunter2") == "***"
     assert trim.value("pad_token", "<pad>") == "<pad>"
+
+
+@pytest.mark.parametrize("kind", [MLHyperParamClass, MLMetricClass])
+def test_plain_gives_what_the_constructor_gives(kind: type[MLHyperParamClass] | type[MLMetricClass]) -> None:
+    fields: dict[str, str | int | None] = {"name": "n", "description": "d", "value": "v", "createdAt": 7}
+
+    made = plain(kind, **fields)
+
+    assert set(fields) == set(kind.RECORD_SCHEMA.fields_dict)
+    assert made == kind(**fields)  # type: ignore[arg-type]
+    assert made.to_obj() == kind(**fields).to_obj()  # type: ignore[arg-type]
+    assert made.validate()

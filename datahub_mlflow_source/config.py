@@ -233,6 +233,18 @@ class MlflowSourceConfig(
     artifact_store: ArtifactStoreConfig | None = Field(
         default=None, description="Where model files lie, to read them without MLflow's server."
     )
+    include_traces: bool = Field(
+        default=False,
+        description="Counts the traces of each experiment: how many, how many failed, how long they took, tokens and "
+        "assessments, among the experiment's custom properties. Never one entity for each. Over REST from MLflow 3.9 "
+        "on, five requests for each experiment with traces; out of a database from 2.13 on.",
+    )
+    metric_history_pattern: AllowDenyPattern | None = Field(
+        default=None,
+        description="Of which metrics, by name, all values are looked at, for the best of them: `{allow: ['^val_']}`. "
+        "It goes into the custom properties of the run and of the versions it made. Costs one request for each "
+        "hundred runs and metric; a database sums up itself.",
+    )
     limits: LimitsConfig = Field(default_factory=LimitsConfig, description="How much of one entity is sent to DataHub.")
 
     # --- meaning ---
@@ -303,9 +315,9 @@ class MlflowSourceConfig(
             values["include_artifacts"] = "all" if values["include_artifacts"] else "none"
         return values
 
-    _regexes_compile = field_validator("experiment_pattern", "model_pattern", "run_name_pattern", "run_user_pattern")(
-        regexes_compile
-    )
+    _regexes_compile = field_validator(
+        *("experiment_pattern", "model_pattern", "run_name_pattern", "run_user_pattern", "metric_history_pattern")
+    )(regexes_compile)
 
     @field_validator("tracking_uri", "registry_uri")
     @classmethod

@@ -10,6 +10,7 @@ from typing import TypeVar
 from datahub.emitter.mcp import MetadataChangeProposalWrapper
 from datahub.ingestion.graph.client import DataHubGraph
 
+from datahub_mlflow_source.histories import MetricHistories
 from datahub_mlflow_source.mapping.datasets import (
     InputDataset,
     map_dataset,
@@ -21,6 +22,7 @@ from datahub_mlflow_source.mapping.rules import Entity, Rules, alive
 from datahub_mlflow_source.mapping.runs import map_run
 from datahub_mlflow_source.mapping.stages import stage_tags
 from datahub_mlflow_source.mapping.urns import experiment_urn, registry_urn, run_urn
+from datahub_mlflow_source.measure_walk import MeasureWalk
 from datahub_mlflow_source.model_files import ModelFiles
 from datahub_mlflow_source.outgoing import Outgoing, Units
 from datahub_mlflow_source.progress import STAGE_OF_RUNS, Progress
@@ -69,6 +71,9 @@ class Ingestion:
         self._unread = Unread(report, guard, rules.naming)
         self._outgoing = Outgoing(report, guard, says_status=graph is None)
         self._files = ModelFiles(artifacts, report, selection.artifacts_at_once) if artifacts else None
+        wanted = selection.metric_history
+        self._histories = MetricHistories(reader, wanted, report) if wanted else None
+        self._measured = MeasureWalk(reader, rules, selection, self._outgoing, report, self._read)
         self._made = RegistryWalk(
             *(rules, selection, self._outgoing, guard, report, self._unread, self._state),
             *(self._files, self._inputs, self._experiment_name),
@@ -103,6 +108,10 @@ class Ingestion:
             self._made.read_registry(self._timed(self._reader.registry()))
             if self._selection.include_prompts:
                 self._made.read_registry(self._timed(self._reader.prompts()))
+        if self._leads and self._selection.include_datasets:
+            with self._report.new_stage("Evaluation datasets"):
+                names = {id_: self._experiment_name(id_) for id_ in self._selected_ids()}
+                yield from self._measured.datasets(names)
         if self._selection.include_logged_models:
             with self._report.new_stage("Logged models"):
                 self._read_logged_models()
@@ -138,6 +147,9 @@ class Ingestion:
         tally = self._report.experiments if self._leads else Tally()
         for experiment in self._read(self._reader.experiments(), tally):
             self._experiments[experiment.experiment_id] = experiment
+        if self._leads:
+            self._measured.read_of_experiments(self._selected_ids())
+        for experiment in self._experiments.values():
             if not self._selected(experiment):
                 tally.filtered += 1
                 continue
@@ -147,7 +159,7 @@ class Ingestion:
                 tally,
                 experiment.name,
                 partial(experiment_urn, experiment.name, self._rules.naming),
-                partial(map_experiment, experiment, self._rules),
+                partial(map_experiment, experiment, self._measured.of_experiment(experiment), self._rules),
             )
         same_name = any(e.name == "registry" and self._selected(e) for e in self._experiments.values())
         self._registry = registry_urn(self._rules.naming, beside_experiment_of_that_name=same_name)
@@ -189,15 +201,19 @@ class Ingestion:
             runs = self._reader.runs_by_id(self._made.waited_for(), self._selected_ids(), self._selection.runs)
         counts = self._reader.run_counts(self._selected_ids(), self._selection.runs) if include == "all" else None
         progress = Progress(self._report, self._experiment_names(), counts, self._shard)
-        for run in self._made.with_files(self._read(runs, self._report.runs)):
+        for run in self._with_all(self._read(runs, self._report.runs)):
             progress.passed(run)
             yield from self._run(run)
         progress.finished()
         left = self._made.waited_for()
         anywhere = RunScope(include_deleted=True, shard=self._shard)
         others = self._read(self._reader.runs_by_id(left, self._experiments, anywhere), None)
-        for run in self._made.with_files(others):
+        for run in self._with_all(others):
             yield from self._made_by(run, run_is_sent=False)
+
+    def _with_all(self, runs: Iterator[Run]) -> Iterator[Run]:
+        """The same runs, each once what is asked for by run is there too."""
+        return self._made.with_files(self._histories.ahead(runs) if self._histories else runs)
 
     def _leave_to_other_shards(self) -> None:
         """The versions that go out with another shard's run; those whose run is sent there, their model names."""

@@ -24,6 +24,19 @@ class Metric(NamedTuple):  # there are many: a dataclass that nobody may change 
     step: int
 
 
+class MetricHistory(NamedTuple):
+    """What all values of one metric in a run come to. None where all of them are NaN."""
+
+    key: str
+    steps: int  # different ones
+    first_time: int
+    last_time: int
+    highest: float | None
+    highest_step: int | None  # the first that had it
+    lowest: float | None
+    lowest_step: int | None
+
+
 class ModelMetric(NamedTuple):
     """The last value logged under a key for a logged model on a dataset, or on none. NaN reads as 0: MLflow's loss."""
 
@@ -75,6 +88,7 @@ class Run:
     metrics: tuple[Metric, ...]  # sorted by key
     tags: Tags
     datasets: tuple[DatasetInput, ...]  # sorted by name, digest
+    histories: tuple[MetricHistory, ...] = ()  # sorted by key; of those metrics that were asked for
     model_inputs: tuple[str, ...] = ()  # ids of logged models that it used, sorted; only MLflow's database says it
 
 
@@ -129,6 +143,47 @@ class LoggedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluationDataset:
+    """Inputs and expected outputs that models are measured with (MLflow 3.4)."""
+
+    dataset_id: str  # d-<32 hex digits>
+    name: str
+    digest: str
+    schema: str | None  # JSON: {"inputs": {name: type}, "outputs": …, "expectations": …}
+    profile: str | None  # JSON: {"num_records": 3}
+    creation_time: int | None
+    last_updated_time: int | None
+    created_by: str
+    last_updated_by: str
+    tags: Tags
+    experiment_ids: tuple[str, ...]  # that it belongs to, sorted
+
+
+class Scorer(NamedTuple):
+    """The newest version of a judge or function that measures answers (MLflow 3.4)."""
+
+    experiment_id: str
+    name: str
+    version: int
+    definition: str  # JSON, see `SerializedScorer` in mlflow/genai/scorers/base.py
+
+
+TOKENS = ("input_tokens", "output_tokens", "total_tokens")  # as MLflow calls them
+
+
+@dataclass(frozen=True, slots=True)
+class TraceCounts:
+    """The traces of one experiment, in numbers."""
+
+    experiment_id: str
+    by_status: tuple[tuple[str, int], ...]  # OK, ERROR, IN_PROGRESS; sorted
+    mean_millis: int | None  # of those that ended
+    longest_millis: int | None
+    tokens: tuple[tuple[str, int], ...]  # in the order of TOKENS, where any trace says so
+    assessments: tuple[tuple[str, int], ...]  # by name, sorted
+
+
+@dataclass(frozen=True, slots=True)
 class Flavor:
     """One form in which a model can be loaded."""
 
@@ -171,7 +226,7 @@ class FoundFile:
     card: str = ""  # the text of the model card beside it
 
 
-Kind = Literal["experiment", "run", "registered model", "model version", "logged model"]
+Kind = Literal["experiment", "run", "registered model", "model version", "logged model", "evaluation dataset"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,12 +46,14 @@ logger = logging.getLogger(__name__)
 # Entity types that something missing from such a listing may be of. A run names its datasets; runs themselves
 # are never removed by the framework (STATEFUL_INGESTION_IGNORED_ENTITY_TYPES).
 _LOGGED_MODEL_TYPE = "mlModel of a logged model"
+_EVALUATION_TYPE = "dataset for evaluation"
 _TYPES_OF: dict[Kind, tuple[str, ...]] = {
-    "experiment": (ContainerUrn.ENTITY_TYPE, DatasetUrn.ENTITY_TYPE, _LOGGED_MODEL_TYPE),
+    "experiment": (ContainerUrn.ENTITY_TYPE, DatasetUrn.ENTITY_TYPE, _LOGGED_MODEL_TYPE, _EVALUATION_TYPE),
     "run": (DatasetUrn.ENTITY_TYPE,),
     "registered model": (MlModelGroupUrn.ENTITY_TYPE, MlModelUrn.ENTITY_TYPE),
     "model version": (MlModelUrn.ENTITY_TYPE, _LOGGED_MODEL_TYPE),
     "logged model": (_LOGGED_MODEL_TYPE,),
+    "evaluation dataset": (_EVALUATION_TYPE,),
 }
 # Permission that was lost looks like deletion: MLflow leaves out of a search what one may not read. So what is gone is
 # judged by its share, type by type, and with it what hangs on it. Not judged are datasets by name alone, which the
@@ -62,8 +64,10 @@ _KIND_OF: dict[str, Kind] = {
     MlModelGroupUrn.ENTITY_TYPE: "registered model",
     MlModelUrn.ENTITY_TYPE: "model version",
     _LOGGED_MODEL_TYPE: "logged model",
+    _EVALUATION_TYPE: "evaluation dataset",
 }
 _LOGGED_MODEL = re.compile(r"urn:li:mlModel:\(urn:li:dataPlatform:mlflow,(.*\.)?m-[0-9a-f]{32},\w+\)", re.DOTALL)
+_FOR_EVALUATION = re.compile(r"urn:li:dataset:\(urn:li:dataPlatform:mlflow,(.*\.)?d-[0-9a-f]{32},\w+\)", re.DOTALL)
 _OUR_DATASET = re.compile(r"urn:li:dataset:\(urn:li:dataPlatform:mlflow,.*-[0-9a-f]{8},\w+\)", re.DOTALL)
 # What DataHub's client raises when a question is not answered.
 _ASKING_FAILED = (requests.RequestException, OperationalError, ValueError)
@@ -242,8 +246,12 @@ class RemovalGuard:
 
 
 def _type_of(urn: str) -> str:
-    """DataHub's, but for logged models, which come and go with experiments and not with registered models."""
+    """DataHub's, but for logged models and evaluation datasets, which come and go with experiments and not with
+    registered models or runs.
+    """
     entity_type = guess_entity_type(urn)
+    if entity_type == DatasetUrn.ENTITY_TYPE and _FOR_EVALUATION.fullmatch(urn):
+        return _EVALUATION_TYPE
     return _LOGGED_MODEL_TYPE if entity_type == MlModelUrn.ENTITY_TYPE and _LOGGED_MODEL.fullmatch(urn) else entity_type
 
 

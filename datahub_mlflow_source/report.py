@@ -54,6 +54,7 @@ class MlflowSourceReport(StaleEntityRemovalSourceReport):
     models: Tally = field(default_factory=Tally)
     versions: Tally = field(default_factory=Tally)
     logged_models: Tally = field(default_factory=Tally)  # that no version was made of
+    evaluation_datasets: Tally = field(default_factory=Tally)
     model_files: ModelFilesTally = field(default_factory=ModelFilesTally)
     kept_although_not_read: int = 0  # entities of an earlier ingestion, not removed because of an error
     cut: LossyList[str] = field(default_factory=LossyList)  # more than `limits` allow

@@ -21,8 +21,10 @@ class Selection:
     run_user: Allowed
     runs: RunScope
     include_runs: Literal["all", "registered", "none"]
+    metric_history: Allowed | None  # metrics by key; None: of none
     include_datasets: bool
     include_prompts: bool
+    include_traces: bool
     include_logged_models: bool
     logged_model: Allowed
     most_logged_models: int  # of one run

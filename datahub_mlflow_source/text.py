@@ -1,9 +1,12 @@
-"""Text that people logged, made fit to be worked with."""
+"""Text that people logged, made fit to be worked with, and times as text."""
 
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta, timezone
 from typing import Any
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def sound(text: str) -> str:
@@ -18,3 +21,11 @@ def json_list(text: str) -> list[Any]:
     except (ValueError, RecursionError):
         return []
     return found if isinstance(found, list) else []
+
+
+def iso_time(millis: int) -> str:
+    """Epoch milliseconds as ISO 8601 has them, in UTC; the number itself, where no calendar has it."""
+    try:
+        return (_EPOCH + timedelta(milliseconds=millis)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except OverflowError:
+        return str(millis)

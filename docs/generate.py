@@ -71,7 +71,7 @@ make of a name can be tried out: [Trying a recipe](#trying-a-recipe).
         "experiment_pattern model_pattern run_name_pattern run_user_pattern run_filter run_retention_days "
         "max_runs_per_experiment include_runs include_deleted include_datasets include_prompts include_logged_models "
         "logged_models "
-        "include_artifacts artifact_store",
+        "include_artifacts artifact_store include_traces metric_history_pattern",
     ),
     Group(
         "Limits",

@@ -23,11 +23,12 @@ from datahub_mlflow_source.mapping.lineage import platform_info, real_dataset
 from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, tag_value
 from datahub_mlflow_source.mapping.schemas import row_count, schema_fields
 from datahub_mlflow_source.mapping.sources import DatasetSource, parse_source
-from datahub_mlflow_source.mapping.urns import PLATFORM_URN, dataset_urn, platform_instance_urn
+from datahub_mlflow_source.mapping.urns import PLATFORM_URN, dataset_urn, evaluation_dataset_urn, platform_instance_urn
 from datahub_mlflow_source.records import DatasetInput
 from datahub_mlflow_source.redaction import redact
 
 CONTEXT = "mlflow.data.context"
+EVALUATION_SOURCE = "mlflow_evaluation_dataset"  # type of an input that is one
 
 # One dataset is the input of many runs.
 _parse_source = lru_cache(maxsize=4096)(parse_source)
@@ -99,7 +100,9 @@ def map_dataset(dataset: InputDataset, rules: Rules) -> Entity:
 
 
 def upstream_of(dataset: InputDataset, rules: Rules) -> DatasetUrn | None:
-    """The real dataset, on its own platform; None where the source doesn't tell."""
+    """The real dataset, on its own platform; None where the source doesn't tell. Evaluation datasets are MLflow's."""
+    if dataset.input.source_type == EVALUATION_SOURCE and dataset.source.canonical:
+        return evaluation_dataset_urn(dataset.source.canonical, rules.naming)
     return real_dataset(
         dataset.source,
         dataset.input.source_type,

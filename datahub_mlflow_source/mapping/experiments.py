@@ -5,6 +5,7 @@ from __future__ import annotations
 from datahub.metadata.schema_classes import ContainerPropertiesClass, TimeStampClass
 from datahub.metadata.urns import ContainerUrn
 
+from datahub_mlflow_source.mapping.evaluation import Measured, measured_properties
 from datahub_mlflow_source.mapping.rules import NOTE, Entity, Rules, Trim, platform_aspects, tag_value, without
 from datahub_mlflow_source.mapping.urns import experiment_urn
 from datahub_mlflow_source.records import Experiment
@@ -13,7 +14,7 @@ EXPERIMENT = "ML Experiment"  # the built-in's subtype (MLAssetSubTypes.MLFLOW_E
 REGISTRY = "Model Registry"
 
 
-def map_experiment(experiment: Experiment, rules: Rules) -> Entity:
+def map_experiment(experiment: Experiment, measured: Measured, rules: Rules) -> Entity:
     """Everything DataHub shows about one experiment."""
     trim = Trim(rules.limits)
     properties = trim.properties(
@@ -22,6 +23,7 @@ def map_experiment(experiment: Experiment, rules: Rules) -> Entity:
             ("experiment_id", experiment.experiment_id),
             ("artifact_location", experiment.artifact_location),
             ("lifecycle_stage", experiment.lifecycle_stage),
+            *measured_properties(measured, trim),
         ],
     )
     container = ContainerPropertiesClass(

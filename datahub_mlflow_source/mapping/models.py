@@ -19,6 +19,7 @@ from datahub.metadata.urns import ContainerUrn
 
 from datahub_mlflow_source.mapping.datasets import InputDataset
 from datahub_mlflow_source.mapping.experiments import time_stamp
+from datahub_mlflow_source.mapping.histories import history_properties
 from datahub_mlflow_source.mapping.logged_models import (
     CONNECTOR,
     folded_metrics,
@@ -138,6 +139,7 @@ def _properties(
         ("run_link", version.run_link),
         ("user_id", version.user_id),
         ("model_id", version.model_id),
+        *(history_properties(run.histories, trim) if run else ()),
         *(folded_properties(logged, trim) if logged else ()),
         *file_properties(file, trim),
         *prompt_properties(version, trim),

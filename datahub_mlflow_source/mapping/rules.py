@@ -64,6 +64,9 @@ class Web:
     def logged_model(self, experiment_id: str, model_id: str) -> str | None:
         return self._url(f"experiments/{experiment_id}/models/{model_id}")
 
+    def evaluation_dataset(self, experiment_id: str, dataset_id: str) -> str | None:
+        return self._url(f"experiments/{experiment_id}/datasets/{dataset_id}")
+
     def models(self) -> str | None:
         return self._url("models")
 

@@ -27,6 +27,7 @@ from datahub.metadata.schema_classes import (
 from datahub.metadata.urns import MlModelUrn
 
 from datahub_mlflow_source.mapping.datasets import InputDataset, edges
+from datahub_mlflow_source.mapping.histories import history_properties
 from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, plain, platform_aspects, tag_value
 from datahub_mlflow_source.mapping.urns import (
     Naming,
@@ -105,6 +106,7 @@ def _properties(run: Run, rules: Rules, trim: Trim) -> DataProcessInstanceProper
         ("user_id", run.user_id),
         ("artifact_uri", run.artifact_uri),
         ("lifecycle_stage", run.lifecycle_stage),
+        *history_properties(run.histories, trim),
     ]
     return DataProcessInstancePropertiesClass(
         name=trim.value("name", run.name),

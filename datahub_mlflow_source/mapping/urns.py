@@ -177,6 +177,11 @@ def dataset_urn(name: str, identity: str, naming: Naming) -> DatasetUrn:
     return fit(lambda text: DatasetUrn(PLATFORM, text, naming.env), text)
 
 
+def evaluation_dataset_urn(dataset_id: str, naming: Naming) -> DatasetUrn:
+    """urn:li:dataset:(urn:li:dataPlatform:mlflow,[<instance>.]<dataset id>,<env>)"""
+    return fit(lambda text: DatasetUrn(PLATFORM, text, naming.env), escaped(naming.qualified(dataset_id)))
+
+
 def stage_tag_urn(stage: str) -> TagUrn:
     """urn:li:tag:mlflow_<stage in lower case>"""
     return TagUrn(f"mlflow_{stage.lower()}")

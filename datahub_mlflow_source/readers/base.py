@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from zlib import crc32
 
-from datahub_mlflow_source.records import Experiment, LoggedModel, ModelVersion, RegisteredModel, Run, Unreadable
+from datahub_mlflow_source.records import (
+    EvaluationDataset,
+    Experiment,
+    LoggedModel,
+    MetricHistory,
+    ModelVersion,
+    RegisteredModel,
+    Run,
+    Scorer,
+    TraceCounts,
+    Unreadable,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +135,25 @@ class Reader(Protocol):
         """Those of these runs that are in these experiments and in scope, in bulk.
 
         One that is not there (any more, or for us) is left out. `latest_per_experiment` doesn't apply.
+        """
+        ...
+
+    def evaluation_datasets(self) -> Iterator[EvaluationDataset | Unreadable] | None:
+        """All of them, by id; None where this MLflow has none, being older than 3.4."""
+        ...
+
+    def scorers(self) -> list[Scorer]:
+        """Of all active experiments, by experiment and name; none where this MLflow has none. Raises ServerError."""
+        ...
+
+    def trace_counts(self, experiment_ids: Sequence[str]) -> list[TraceCounts] | None:
+        """Of those of these experiments that have traces; None where this MLflow can't count. Raises ServerError."""
+        ...
+
+    def metric_histories(self, keys_of: Mapping[str, Sequence[str]]) -> dict[str, tuple[MetricHistory, ...]]:
+        """By run, of these metrics of each run; of what is gone meanwhile nothing. May be called by several threads.
+
+        Raises ServerError.
         """
         ...
 

@@ -6,10 +6,10 @@ import heapq
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
 from datahub_mlflow_source.connection import Connection
@@ -19,15 +19,22 @@ from datahub_mlflow_source.readers.bad_runs import SERVABLE, BadRuns, run_id_of,
 from datahub_mlflow_source.readers.base import RunScope, Shard, aliases_by_version
 from datahub_mlflow_source.readers.http import MlflowHttp
 from datahub_mlflow_source.readers.paging import BadRow, Moved, Page, Row, batches, read_ahead, walk
+from datahub_mlflow_source.readers.rest_evaluation import dataset_pages, has_evaluation_datasets, read_scorers
+from datahub_mlflow_source.readers.rest_histories import RestHistories
 from datahub_mlflow_source.readers.rest_logged_models import fetch_logged_models
+from datahub_mlflow_source.readers.rest_traces import read_trace_counts
 from datahub_mlflow_source.records import (
     PROMPT_TAG,
+    EvaluationDataset,
     Experiment,
     Kind,
     LoggedModel,
+    MetricHistory,
     ModelVersion,
     RegisteredModel,
     Run,
+    Scorer,
+    TraceCounts,
     Unreadable,
 )
 
@@ -60,6 +67,7 @@ class RestReader:
     def __init__(self, tracking: Connection, registry: Connection, page_size: int, max_workers: int) -> None:
         self._tracking = MlflowHttp(tracking)
         self._registry = self._tracking if registry == tracking else MlflowHttp(registry)
+        self._histories = RestHistories(self._tracking)
         self._page_size = min(page_size, _ROWS_PER_PAGE)
         self._max_workers = max_workers
         self._bad_runs: list[str] = []
@@ -295,6 +303,39 @@ class RestReader:
             }
             parts = batches(ids, _RUN_IDS_PER_REQUEST)
             yield from _until_broken_off(self._runs_among(batch, query, _filter(scope)) for batch in parts)
+
+    def evaluation_datasets(self) -> Iterator[EvaluationDataset | Unreadable] | None:
+        order = "by time of creation"
+        try:
+            if not has_evaluation_datasets(self._tracking):
+                return None
+        except ServerError as error:
+            return iter(
+                (Unreadable("evaluation dataset", f"the listing, {order}", str(error), listing_broke_off=True),)
+            )
+        pages = dataset_pages(self._tracking, _page, self._page_size)
+        found = list(_records("evaluation dataset", pages, rows.evaluation_dataset, order))
+        known = [record for record in found if isinstance(record, EvaluationDataset)]
+        bad = [record for record in found if isinstance(record, Unreadable)]
+        return chain(sorted(known, key=attrgetter("dataset_id")), bad)
+
+    def scorers(self) -> list[Scorer]:
+        try:
+            return read_scorers(self._tracking)
+        except _NOT_FORMED_AS_MLFLOWS as error:
+            raise ServerError(f"MLflow's scorers are not formed as MLflow's: {error}") from error
+
+    def trace_counts(self, experiment_ids: Sequence[str]) -> list[TraceCounts] | None:
+        try:
+            return read_trace_counts(self._tracking, experiment_ids)
+        except _NOT_FORMED_AS_MLFLOWS as error:
+            raise ServerError(f"MLflow's counts of traces are not formed as MLflow's: {error}") from error
+
+    def metric_histories(self, keys_of: Mapping[str, Sequence[str]]) -> dict[str, tuple[MetricHistory, ...]]:
+        try:
+            return self._histories.read(keys_of)
+        except _NOT_FORMED_AS_MLFLOWS as error:
+            raise ServerError(f"MLflow's values of metrics are not formed as MLflow's: {error}") from error
 
     def _runs_among(self, run_ids: list[str], query: Row, condition: str) -> Iterator[Run | Unreadable]:
         """In one request; in halves, where MLflow fails, until only bad runs are left out."""

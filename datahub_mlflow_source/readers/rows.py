@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from datahub_mlflow_source.records import (
+    TOKENS,
     DatasetInput,
+    EvaluationDataset,
     Experiment,
     LoggedModel,
     Metric,
@@ -15,6 +18,7 @@ from datahub_mlflow_source.records import (
     ModelVersion,
     RegisteredModel,
     Run,
+    Scorer,
     Tags,
 )
 
@@ -119,6 +123,38 @@ def logged_model(row: Row) -> LoggedModel:
         metrics=last_metrics(map(_model_metric, data.get("metrics") or ())),
         tags=_pairs(info.get("tags")),
     )
+
+
+def evaluation_dataset(row: Row) -> EvaluationDataset:
+    """With `experiment_ids`, which MLflow gives apart. Its tags are JSON in a text."""
+    tags = json.loads(row.get("tags") or "{}")
+    return EvaluationDataset(
+        dataset_id=_text(row["dataset_id"]),
+        name=_text(row["name"]),
+        digest=_text(row.get("digest") or ""),
+        schema=row.get("schema") or None,
+        profile=row.get("profile") or None,
+        creation_time=time_of(row.get("created_time")),
+        last_updated_time=time_of(row.get("last_update_time")),
+        created_by=_text(row.get("created_by") or ""),
+        last_updated_by=_text(row.get("last_updated_by") or ""),
+        tags=tuple(sorted((key, value or "") for key, value in tags.items())),
+        experiment_ids=tuple(sorted(map(_id, row["experiment_ids"]))),
+    )
+
+
+def scorer(row: Row) -> Scorer:
+    return Scorer(
+        _id(row["experiment_id"]),
+        _text(row["scorer_name"]),
+        int(row["scorer_version"]),
+        _text(row["serialized_scorer"]),
+    )
+
+
+def token_counts(sums: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    """Those that are known, in their order."""
+    return tuple((name, int(sums[name])) for name in TOKENS if sums.get(name) is not None)
 
 
 def _model_metric(row: Row) -> ModelMetric:

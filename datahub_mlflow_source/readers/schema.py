@@ -5,7 +5,7 @@ Columns have no types: whatever the driver gives is what MLflow's own store woul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ RUNS = _table(
 TAGS = _table("tags", "run_uuid key value")
 PARAMS = _table("params", "run_uuid key value")
 LATEST_METRICS = _table("latest_metrics", "run_uuid key value timestamp step is_nan")
+METRICS = _table("metrics", "run_uuid key value timestamp step is_nan")
 DATASETS = _table(
     "datasets", "dataset_uuid name digest dataset_source_type dataset_source dataset_schema dataset_profile"
 )
@@ -71,8 +72,20 @@ LOGGED_MODEL_METRICS = _table(
     "model_id metric_name metric_timestamp_ms metric_step metric_value run_id dataset_name dataset_digest",
 )
 
+EVALUATION_DATASETS = _table(
+    "evaluation_datasets",
+    "dataset_id name schema profile digest created_time last_update_time created_by last_updated_by workspace",
+)
+EVALUATION_DATASET_TAGS = _table("evaluation_dataset_tags", "dataset_id key value")
+ENTITY_ASSOCIATIONS = _table("entity_associations", "source_type source_id destination_type destination_id")
+SCORERS = _table("scorers", "experiment_id scorer_name scorer_id")
+SCORER_VERSIONS = _table("scorer_versions", "scorer_id scorer_version serialized_scorer")
+TRACE_INFO = _table("trace_info", "request_id experiment_id status execution_time_ms")
+TRACE_METRICS = _table("trace_metrics", "request_id key value")
+ASSESSMENTS = _table("assessments", "trace_id name valid")
+
 _TRACKING = (
-    *(EXPERIMENTS, EXPERIMENT_TAGS, RUNS, TAGS, PARAMS, LATEST_METRICS),
+    *(EXPERIMENTS, EXPERIMENT_TAGS, RUNS, TAGS, PARAMS, LATEST_METRICS, METRICS),
     *(DATASETS, INPUTS, INPUT_TAGS),
 )
 _REGISTRY = (
@@ -80,6 +93,8 @@ _REGISTRY = (
     *(MODEL_VERSIONS, MODEL_VERSION_TAGS),
 )
 _SINCE_3_0_IN_INPUTS = "step"  # column
+_SINCE_3_4 = (EVALUATION_DATASETS, EVALUATION_DATASET_TAGS, ENTITY_ASSOCIATIONS, SCORERS, SCORER_VERSIONS)
+_OF_TRACES = (TRACE_INFO, TRACE_METRICS, ASSESSMENTS)  # since 2.13, 3.9 and 3.2
 _SINCE_3_0 = (LOGGED_MODELS, LOGGED_MODEL_PARAMS, LOGGED_MODEL_TAGS, LOGGED_MODEL_METRICS)
 
 
@@ -90,6 +105,12 @@ class Schema:
     release: str  # "database schema dc11669786a5, of MLflow 3.17"
     with_workspaces: frozenset[str]  # tables
     has_logged_models: bool
+    has_evaluation: bool
+    columns: Mapping[str, frozenset[str]]  # of each table
+
+    def has(self, table: Any, *columns: str) -> bool:
+        """Whether there is such a table, with all that is read of it, and these columns too."""
+        return {*(column.name for column in table.c), *columns} <= self.columns.get(table.name, frozenset())
 
     def of_workspace(self, table: Any) -> tuple[Any, ...]:
         """The condition that leaves only the default workspace's rows; none where there are no workspaces yet."""
@@ -102,7 +123,7 @@ def look(database: Database) -> Schema:
     Raises:
         ServerError: it is no database of MLflow's, or one that lacks what is read.
     """
-    there = database.columns([table.name for table in (*_TRACKING, *_REGISTRY, *_SINCE_3_0)])
+    there = database.columns([table.name for table in (*_TRACKING, *_REGISTRY, *_SINCE_3_0, *_SINCE_3_4, *_OF_TRACES)])
     where = database.connection.shown
     missing = dict(_missing(there))
     if EXPERIMENTS.name in missing or RUNS.name in missing:
@@ -120,15 +141,22 @@ def look(database: Database) -> Schema:
     revision = database.read(_revision)
     of = f", of MLflow {_RELEASES[revision]}" if revision in _RELEASES else ""
     with_workspaces = frozenset(table for table, columns in there.items() if _WORKSPACE in columns)
-    return Schema(f"database schema {revision}{of}", with_workspaces, LOGGED_MODELS.name in there)
+    has_evaluation = not _lacking(_SINCE_3_4, there)
+    return Schema(
+        f"database schema {revision}{of}", with_workspaces, LOGGED_MODELS.name in there, has_evaluation, there
+    )
 
 
 def _missing(there: Mapping[str, frozenset[str]]) -> list[tuple[str, list[str]]]:
     """Tables and their columns that are needed and not there."""
-    found = []
     # MySQL doesn't even show tables that a user may not read: a column of another tells that they must be there.
     since_3_0 = _SINCE_3_0 if _SINCE_3_0_IN_INPUTS in there.get(INPUTS.name, ()) else ()
-    for table in (*_TRACKING, *_REGISTRY, *since_3_0):
+    return _lacking((*_TRACKING, *_REGISTRY, *since_3_0), there)
+
+
+def _lacking(tables: Iterable[Any], there: Mapping[str, frozenset[str]]) -> list[tuple[str, list[str]]]:
+    found = []
+    for table in tables:
         needed = {column.name for column in table.c} - {_WORKSPACE}
         lacking = sorted(needed - there.get(table.name, frozenset()))
         if lacking:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, total_ordering
 from itertools import chain
@@ -22,11 +22,25 @@ from datahub_mlflow_source.readers.by_key import broke_off, grouped, in_halves, 
 from datahub_mlflow_source.readers.database import Database, Reading
 from datahub_mlflow_source.readers.paging import batches
 from datahub_mlflow_source.readers.rows import time_of
-from datahub_mlflow_source.readers.schema import EXPERIMENT_TAGS, EXPERIMENTS, Schema
+from datahub_mlflow_source.readers.schema import EXPERIMENT_TAGS, EXPERIMENTS, TRACE_INFO, Schema
+from datahub_mlflow_source.readers.sql_evaluation import dataset_keys, read_datasets, read_scorers
+from datahub_mlflow_source.readers.sql_histories import read_histories
 from datahub_mlflow_source.readers.sql_logged_models import logged_model_keys, read_logged_models
 from datahub_mlflow_source.readers.sql_registry import SqlRegistry, VersionKey
 from datahub_mlflow_source.readers.sql_runs import RunKey, count_runs, filter_of, key_of, keys_of, read_runs, run_keys
-from datahub_mlflow_source.records import Experiment, LoggedModel, ModelVersion, RegisteredModel, Run, Unreadable
+from datahub_mlflow_source.readers.sql_traces import read_trace_counts
+from datahub_mlflow_source.records import (
+    EvaluationDataset,
+    Experiment,
+    LoggedModel,
+    MetricHistory,
+    ModelVersion,
+    RegisteredModel,
+    Run,
+    Scorer,
+    TraceCounts,
+    Unreadable,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -218,6 +232,31 @@ class SqlReader:
 
         for batch in batches(sorted(set(run_ids)), self._page_size):
             yield from in_halves("run", self._tracking, batch, read)
+
+    def evaluation_datasets(self) -> Iterator[EvaluationDataset | Unreadable] | None:
+        schema = self._schema(self._tracking)
+        if not schema.has_evaluation:
+            return None
+        keys = partial(dataset_keys, schema=schema)
+        pages = walk_by_key("evaluation dataset", self._tracking, keys, read_datasets, self._page_size)
+        return chain.from_iterable(pages)
+
+    def scorers(self) -> list[Scorer]:
+        schema = self._schema(self._tracking)
+        return self._tracking.read(partial(read_scorers, schema=schema)) if schema.has_evaluation else []
+
+    def trace_counts(self, experiment_ids: Sequence[str]) -> list[TraceCounts] | None:
+        schema = self._schema(self._tracking)
+        if not schema.has(TRACE_INFO):
+            return None
+        return [
+            counts
+            for batch in batches(experiment_ids, self._page_size)
+            for counts in self._tracking.read(partial(read_trace_counts, experiment_ids=batch, schema=schema))
+        ]
+
+    def metric_histories(self, keys_of: Mapping[str, Sequence[str]]) -> dict[str, tuple[MetricHistory, ...]]:
+        return self._tracking.read(partial(read_histories, keys_of=keys_of))
 
 
 def _experiments(reading: Reading, ids: Sequence[int]) -> list[Experiment]:

@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ import sqlalchemy as sa
 from datahub_mlflow_source.errors import ServerError
 from datahub_mlflow_source.readers import by_key, database, sql
 from datahub_mlflow_source.readers.sql_runs import read_runs
-from tests.support.content import CHURN, Content, bad_run_row, plain_runs, rich_content
+from tests.support.content import CHURN, FRAUD, MINUTE, STARTED, Content, bad_run_row, plain_runs, rich_content
 from tests.support.databases import DatabaseServer, mariadb, postgres
 from tests.support.gms import GmsStandIn
 from tests.support.ingest import Ingested, ingest, ingest_into
@@ -110,6 +112,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "the latest": {"max_runs_per_experiment": 2},
     "the latest that finished": {"max_runs_per_experiment": 2, "run_filter": "attributes.status = 'FINISHED'"},
     "recent": {"run_retention_days": 300},
+    "traces": {"include_traces": True},
+    "histories of metrics": {"metric_history_pattern": {"allow": [".*"]}},
     "an instance": {"platform_instance": "acme", "env": "DEV"},
 }
 
@@ -137,6 +141,31 @@ def test_the_database_alone_is_enough_and_gives_the_same_without_links(sqlite_st
     assert work_units(linked) == work_units(over_rest)
 
 
+def test_the_history_of_a_metric_is_in_the_run_and_its_versions(sqlite_store: Stored, tmp_path: Path) -> None:
+    pattern = {"metric_history_pattern": {"allow": ["auc", "nan", "inf", "loss"]}}
+    ingested = sqlite_store.sql(tmp_path / "sql.json", **pattern)
+    _, run = ingested.named("dataProcessInstance", "full")
+    _, version = ingested.named("mlModel", f"{FRAUD}_1")
+    said = run["dataProcessInstanceProperties"]["customProperties"]
+    of_auc = {key: value for key, value in said.items() if key.startswith("mlflow_source.metric.auc.")}
+    assert of_auc == {
+        "mlflow_source.metric.auc.best": "0.9",
+        "mlflow_source.metric.auc.best_step": "2",
+        "mlflow_source.metric.auc.best_is": "highest",
+        "mlflow_source.metric.auc.steps": "3",
+        "mlflow_source.metric.auc.first_time": in_words(STARTED),
+        "mlflow_source.metric.auc.last_time": in_words(STARTED + 9 * MINUTE + 1),
+    }
+    assert said["mlflow_source.metric.nan.best"] == "nan"
+    assert said["mlflow_source.metric.loss/validation.best_is"] == "lowest"
+    assert said["mlflow_source.metric.inf.best"] == str(float_info.max)
+    assert of_auc.items() <= version["mlModelProperties"]["customProperties"].items()
+
+
+def in_words(millis: int) -> str:
+    return f"{datetime.fromtimestamp(millis // 1000, tz=timezone.utc):%Y-%m-%dT%H:%M:%S}.{millis % 1000:03}Z"
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize("release", ["2.10", "2.22"])
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
@@ -144,8 +173,9 @@ def test_older_schemas_give_the_same_too(release: str, kind: str, tmp_path: Path
     python = ROOT / f".venv-server-{release}" / "bin" / "python"
     with ExitStack() as stack:
         old = stored(tmp_path / "server", stack, kind, python)
-        from_sql = old.sql(tmp_path / "sql.json", include_deleted=True)
-        assert work_units(from_sql) == work_units(old.rest(tmp_path / "rest.json", include_deleted=True))
+        config = {"include_deleted": True, "metric_history_pattern": {"allow": [".*"]}}
+        from_sql = old.sql(tmp_path / "sql.json", **config)
+        assert work_units(from_sql) == work_units(old.rest(tmp_path / "rest.json", **config))
         assert not from_sql.failed
         assert f"MLflow 2.{'10' if release == '2.10' else '20'}" in (from_sql.report.mlflow_version or "")
 

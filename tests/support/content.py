@@ -42,6 +42,7 @@ class Content:
     models: tuple[str, ...]
     versions: Mapping[tuple[str, str], str]  # (model, version) -> run id, empty where it has none
     logged_models: Mapping[str, str]  # name -> id, of those that no version was made of
+    evaluation_datasets: Mapping[str, str]  # name -> id; "of the retired" is of a deleted experiment alone
 
 
 def rich_content(server: MlflowServer) -> Content:
@@ -59,12 +60,23 @@ def rich_content(server: MlflowServer) -> Content:
     if server.release >= (3, 0):
         registered, logged_models = _make_logged_models(server, ids, runs)
         versions |= registered
+    evaluation_datasets = _make_evaluation(server, ids, runs) if server.release >= (3, 4) else {}
     server.post("runs/delete", run_id=deleted_runs["deleted"])
     server.post("experiments/delete", experiment_id=ids[RETIRED])  # and its run with it
     _delete_run_for_good(server, gone_run)
     retired = {RETIRED: ids.pop(RETIRED)}
     models = tuple(dict.fromkeys([UNUSED, *(name for name, _ in versions)]))
-    return Content({"Default": "0", **ids}, retired, runs, deleted_runs, gone_run, models, versions, logged_models)
+    return Content(
+        {"Default": "0", **ids},
+        retired,
+        runs,
+        deleted_runs,
+        gone_run,
+        models,
+        versions,
+        logged_models,
+        evaluation_datasets,
+    )
 
 
 def _make_experiments(server: MlflowServer) -> dict[str, str]:
@@ -429,6 +441,82 @@ def _log_metric(
     time = STARTED + MINUTE + step
     server.post(
         "runs/log-metric", run_id=run_id, model_id=model_id, key=key, value=value, timestamp=time, step=step, **of
+    )
+
+
+# Evaluation datasets and scorers, since MLflow 3.4
+
+QUESTION = "What is a churn rate?"
+
+
+def _make_evaluation(server: MlflowServer, experiments: Mapping[str, str], runs: Mapping[str, str]) -> dict[str, str]:
+    """Ids of datasets: one that two experiments have and a run read, one of a deleted experiment, one of none."""
+    both = [experiments[CHURN], experiments[FORECAST]]
+    ids = {
+        "questions, (EU)": _make_evaluation_dataset(server, "questions, (EU)", both, {"team": "retention", "tok": "x"}),
+        "of one": _make_evaluation_dataset(server, "of one", both[:1], {}),
+        "of none": _make_evaluation_dataset(server, "of none", [], {}),
+        "of the retired": _make_evaluation_dataset(server, "of the retired", [experiments[RETIRED]], {}),
+    }
+    records = [
+        {"inputs": {"question": QUESTION, "k": 3}, "expectations": {"answer": "A share."}, "tags": {}},
+        {"inputs": {"question": "Why?", "history": [1], "more": {"a": 1}}, "outputs": "Because.", "tags": {}},
+    ]
+    server.post_3(f"datasets/{ids['questions, (EU)']}/records", records=json.dumps(records))
+    read = _dataset(
+        "questions, (EU)", "mlflow_evaluation_dataset", {"dataset_id": ids["questions, (EU)"]}, context="evaluation"
+    )
+    server.post("runs/log-inputs", run_id=runs["child 2"], datasets=[read])
+    judge = {"name": "polite", "instructions_judge_pydantic_data": {"model": "openai:/gpt-5", "instructions": "Old."}}
+    _register_scorer(server, experiments[CHURN], judge)
+    judge["instructions_judge_pydantic_data"] = {"model": "openai:/gpt-5", "instructions": "Is {{ outputs }} polite?"}
+    _register_scorer(server, experiments[CHURN], judge)
+    built_in = {"name": "safe", "builtin_scorer_class": "Safety", "builtin_scorer_pydantic_data": {"name": "safe"}}
+    _register_scorer(server, experiments[CHURN], built_in)
+    _register_scorer(server, experiments[FORECAST], built_in)
+    _make_traces(server, experiments[CHURN])
+    return ids
+
+
+def _make_traces(server: MlflowServer, experiment_id: str) -> None:
+    """Three that ended, of which one failed, and one that goes on; with two assessments."""
+    usage = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+    for number, (state, took) in enumerate((("OK", "0.5s"), ("OK", "0.2s"), ("ERROR", "1.3s"), ("IN_PROGRESS", None))):
+        info = {
+            "trace_id": f"tr-{number:032x}",
+            "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment_id}},
+            "request_time": f"2024-01-01T00:0{number}:00Z",
+            "state": state,
+            **(
+                {"execution_duration": took, "trace_metadata": {"mlflow.trace.tokenUsage": json.dumps(usage)}}
+                if took
+                else {}
+            ),
+        }
+        server.post_3("traces", trace={"trace_info": info})
+    for number, name in ((0, "polite"), (1, "polite"), (1, "right?")):
+        assessment = {
+            "assessment_name": name,
+            "trace_id": f"tr-{number:032x}",
+            "source": {"source_type": "HUMAN", "source_id": "ada"},
+            "create_time": "2024-01-01T00:10:00Z",
+            "last_update_time": "2024-01-01T00:10:00Z",
+            "feedback": {"value": True},
+        }
+        server.post_3(f"traces/tr-{number:032x}/assessments", assessment=assessment)
+
+
+def _make_evaluation_dataset(
+    server: MlflowServer, name: str, experiment_ids: list[str], tags: Mapping[str, str]
+) -> str:
+    made = server.post_3("datasets/create", name=name, experiment_ids=experiment_ids, tags=json.dumps(tags))
+    return str(made["dataset"]["dataset_id"])
+
+
+def _register_scorer(server: MlflowServer, experiment_id: str, scorer: Mapping[str, Any]) -> None:
+    serialized = {"serialization_version": 1, "mlflow_version": server.version, **scorer}
+    server.post_3(
+        "scorers/register", experiment_id=experiment_id, name=scorer["name"], serialized_scorer=json.dumps(serialized)
     )
 
 

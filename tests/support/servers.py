@@ -66,6 +66,10 @@ class MlflowServer:
         """POST /api/2.0/mlflow/<path>, as `get`."""
         return self._call("POST", path, json=body)
 
+    def post_3(self, path: str, **body: Any) -> dict[str, Any]:
+        """POST /api/3.0/mlflow/<path>, as `get`."""
+        return self._call("POST", path, api="3.0", json=body)
+
     def patch(self, path: str, **body: Any) -> dict[str, Any]:
         """PATCH /api/2.0/mlflow/<path>, as `get`."""
         return self._call("PATCH", path, json=body)
@@ -77,8 +81,8 @@ class MlflowServer:
         if answer.status_code != 200:
             raise RuntimeError(f"PUT {path}: {answer.status_code} {answer.text}")
 
-    def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        answer = self.session.request(method, f"{self.url}/api/2.0/mlflow/{path}", timeout=60, **options)
+    def _call(self, method: str, path: str, api: str = "2.0", **options: Any) -> dict[str, Any]:
+        answer = self.session.request(method, f"{self.url}/api/{api}/mlflow/{path}", timeout=60, **options)
         if answer.status_code != 200:
             raise RuntimeError(f"{method} {path}: {answer.status_code} {answer.text}")
         content: dict[str, Any] = answer.json()

@@ -7,6 +7,7 @@ from datahub.emitter.mcp_builder import ExperimentKey
 from datahub.ingestion.source.common.subtypes import MLAssetSubTypes
 from datahub.metadata.schema_classes import ContainerPropertiesClass, DataPlatformInstanceClass, SubTypesClass
 
+from datahub_mlflow_source.mapping.evaluation import Measured
 from datahub_mlflow_source.mapping.experiments import map_experiment, map_registry
 from datahub_mlflow_source.mapping.rules import Limits, Rules, Web
 from datahub_mlflow_source.mapping.urns import Naming, experiment_urn, registry_urn
@@ -20,7 +21,7 @@ EU = Rules(naming=Naming(env="DEV", platform_instance="eu"))
 
 
 def test_an_experiment_has_these_aspects() -> None:
-    entity = map_experiment(make_experiment(), RULES)
+    entity = map_experiment(make_experiment(), Measured(), RULES)
     assert names(entity) == ["containerProperties", "subTypes", "dataPlatformInstance"]
     assert entity.cut == []
     assert_accepted(entity)
@@ -35,7 +36,7 @@ def test_all_that_mlflow_says_of_an_experiment_is_there() -> None:
         last_update_time=1_700_000_000_002,
         tags={"mlflow.note.content": "Who **leaves**.", "team": "retention", "no value": ""},
     )
-    entity = map_experiment(experiment, WEB)
+    entity = map_experiment(experiment, Measured(), WEB)
     assert str(entity.urn) == ExperimentKey(platform="urn:li:dataPlatform:mlflow", id="churn, EU").as_urn()
     assert aspect(entity, ContainerPropertiesClass).to_obj() == {
         "name": "churn, EU",
@@ -54,25 +55,25 @@ def test_all_that_mlflow_says_of_an_experiment_is_there() -> None:
 
 
 def test_an_experiment_has_the_built_ins_subtype() -> None:
-    entity = map_experiment(make_experiment(), RULES)
+    entity = map_experiment(make_experiment(), Measured(), RULES)
     assert aspect(entity, SubTypesClass).typeNames == ["ML Experiment"] == [MLAssetSubTypes.MLFLOW_EXPERIMENT]
 
 
 def test_an_experiment_that_says_nothing_of_itself_is_bare() -> None:
     experiment = make_experiment(artifact_location="", creation_time=None, last_update_time=None)
-    assert aspect(map_experiment(experiment, RULES), ContainerPropertiesClass).to_obj() == {
+    assert aspect(map_experiment(experiment, Measured(), RULES), ContainerPropertiesClass).to_obj() == {
         "name": "churn",
         "customProperties": {"mlflow_source.experiment_id": "1", "mlflow_source.lifecycle_stage": "active"},
     }
 
 
 def test_a_deleted_experiment_says_so() -> None:
-    entity = map_experiment(make_experiment(lifecycle_stage="deleted"), RULES)
+    entity = map_experiment(make_experiment(lifecycle_stage="deleted"), Measured(), RULES)
     assert aspect(entity, ContainerPropertiesClass).customProperties["mlflow_source.lifecycle_stage"] == "deleted"
 
 
 def test_an_experiment_of_an_instance_says_which() -> None:
-    entity = map_experiment(make_experiment(), EU)
+    entity = map_experiment(make_experiment(), Measured(), EU)
     assert str(entity.urn) == "urn:li:container:70d1d1a94ccd1c743b7a3e947c81218d"
     assert aspect(entity, DataPlatformInstanceClass).to_obj() == {
         "platform": "urn:li:dataPlatform:mlflow",
@@ -84,7 +85,7 @@ def test_an_experiment_of_an_instance_says_which() -> None:
 def test_what_is_cut_of_an_experiment_is_noted() -> None:
     rules = Rules(limits=Limits(max_tags=1, max_value_chars=20, max_description_chars=10))
     experiment = make_experiment(tags={"a": "x" * 21, "b": "", "mlflow.note.content": "y" * 11})
-    entity = map_experiment(experiment, rules)
+    entity = map_experiment(experiment, Measured(), rules)
     properties = aspect(entity, ContainerPropertiesClass)
     assert properties.customProperties["a"] == "x" * 19 + "…"
     assert "b" not in properties.customProperties
@@ -97,14 +98,14 @@ def test_credentials_in_an_experiment_never_come_out() -> None:
     experiment = make_experiment(
         artifact_location=secret, tags={"data": secret, "mlflow.note.content": f"See {secret}"}
     )
-    entity = map_experiment(experiment, RULES)
+    entity = map_experiment(experiment, Measured(), RULES)
     assert "hunter2" not in text(entity)
     assert text(entity).count("https://host/x") == 3
 
 
 @pytest.mark.parametrize("name", ["fraud, v2 (EU)", "it's", "模型/卡", "a%2Cb", "模" * 300, " ", "registry"])
 def test_an_experiment_may_have_any_name(name: str) -> None:
-    entity = map_experiment(make_experiment(name=name), WEB)
+    entity = map_experiment(make_experiment(name=name), Measured(), WEB)
     assert aspect(entity, ContainerPropertiesClass).name == name
     assert_accepted(entity)
 
@@ -125,7 +126,7 @@ def test_the_registry_is_a_container() -> None:
 
 def test_an_experiment_called_registry_stays_beside_the_registry() -> None:
     gms = GmsStandIn()
-    experiment = map_experiment(make_experiment(name="registry"), RULES)
+    experiment = map_experiment(make_experiment(name="registry"), Measured(), RULES)
     registry = map_registry(registry_urn(Naming(), beside_experiment_of_that_name=True), RULES)
     for entity in (experiment, registry):
         assert_accepted(entity, gms=gms)
@@ -136,5 +137,5 @@ def test_an_experiment_called_registry_stays_beside_the_registry() -> None:
 
 def test_mapping_twice_gives_the_same_and_changes_nothing() -> None:
     experiment, before = make_experiment(tags={"a": "1"}), make_experiment(tags={"a": "1"})
-    assert map_experiment(experiment, WEB) == map_experiment(experiment, WEB)
+    assert map_experiment(experiment, Measured(), WEB) == map_experiment(experiment, Measured(), WEB)
     assert experiment == before

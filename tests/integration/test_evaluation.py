@@ -1,0 +1,134 @@
+"""What models are measured with comes out whole: evaluation datasets, scorers, traces in numbers (MLflow 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.content import CHURN, EMPTY, FORECAST, Content, rich_content
+from tests.support.gms import GmsStandIn
+from tests.support.ingest import Ingested, ingest, ingest_into
+from tests.support.servers import MlflowServer, mlflow_server
+
+pytestmark = pytest.mark.xdist_group("evaluation")
+
+QUESTIONS = "questions, (EU)"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    with mlflow_server(tmp_path_factory.mktemp("evaluation")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def content(server: MlflowServer) -> Content:
+    return rich_content(server)
+
+
+@pytest.fixture(scope="module")
+def ingested(server: MlflowServer, content: Content, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+    assert content.evaluation_datasets
+    config = {"tracking_uri": server.url, "include_traces": True}
+    return ingest(config, tmp_path_factory.mktemp("ingested") / "out.json")
+
+
+def dataset_urn(content: Content, name: str) -> str:
+    return f"urn:li:dataset:(urn:li:dataPlatform:mlflow,{content.evaluation_datasets[name]},PROD)"
+
+
+def test_a_dataset_says_all_that_mlflow_knows(server: MlflowServer, content: Content, ingested: Ingested) -> None:
+    dataset = ingested.aspects[dataset_urn(content, QUESTIONS)]
+    properties: dict[str, Any] = dict(dataset["datasetProperties"])
+    said = properties["customProperties"]
+    assert properties["name"] == QUESTIONS
+    assert properties["externalUrl"].endswith(f"/datasets/{content.evaluation_datasets[QUESTIONS]}")
+    assert properties["created"]["time"] > 1_700_000_000_000
+    assert (said["team"], said["tok"]) == ("retention", "x")
+    assert said["mlflow_source.records"] == "2"
+    assert said["mlflow_source.experiments"] == f"{CHURN}, {FORECAST}"
+    assert said["mlflow_source.dataset_id"] == content.evaluation_datasets[QUESTIONS]
+    digest = server.execute("SELECT digest FROM evaluation_datasets WHERE name = ?", QUESTIONS)[0][0]
+    assert said["mlflow_source.digest"] == digest
+    assert dataset["subTypes"]["typeNames"] == ["Evaluation Dataset"]
+    columns = {field["fieldPath"]: field["nativeDataType"] for field in dataset["schemaMetadata"]["fields"]}
+    assert columns == {
+        "inputs.question": "string",
+        "inputs.k": "integer",
+        "inputs.history": "array",
+        "inputs.more": "object",
+        "outputs": "string",
+        "expectations.answer": "string",
+    }
+
+
+def test_a_dataset_is_in_its_experiment_if_it_has_one(content: Content, ingested: Ingested) -> None:
+    experiment, _ = ingested.named("container", CHURN)
+    assert ingested.aspects[dataset_urn(content, "of one")]["container"] == {"container": experiment}
+    assert "container" not in ingested.aspects[dataset_urn(content, QUESTIONS)]
+    assert "container" not in ingested.aspects[dataset_urn(content, "of none")]
+
+
+def test_what_is_only_of_an_experiment_that_is_left_out_is_left_out(
+    server: MlflowServer, content: Content, ingested: Ingested, tmp_path: Path
+) -> None:
+    assert dataset_urn(content, "of the retired") not in ingested.aspects
+    assert ingested.report.evaluation_datasets.filtered == 1
+    config = {"tracking_uri": server.url, "experiment_pattern": {"allow": [EMPTY]}}
+    assert {urn for urn in ingest(config, tmp_path / "out.json").urns("dataset") if ",d-" in urn} == {
+        dataset_urn(content, "of none")
+    }
+
+
+def test_what_a_run_read_leads_to_it(content: Content, ingested: Ingested) -> None:
+    _, run = ingested.named("dataProcessInstance", "child 2")
+    (edge,) = run["dataProcessInstanceInput"]["inputEdges"]
+    upstreams = ingested.aspects[edge["destinationUrn"]]["upstreamLineage"]["upstreams"]
+    assert [upstream["dataset"] for upstream in upstreams] == [dataset_urn(content, QUESTIONS)]
+
+
+def test_an_experiment_names_its_scorers(ingested: Ingested) -> None:
+    _, churn = ingested.named("container", CHURN)
+    said = churn["containerProperties"]["customProperties"]
+    assert {key: value for key, value in said.items() if key.startswith("mlflow_source.scorer.")} == {
+        "mlflow_source.scorer.polite.version": "2",
+        "mlflow_source.scorer.polite.kind": "instructions",
+        "mlflow_source.scorer.polite.model": "openai:/gpt-5",
+        "mlflow_source.scorer.polite.instructions": "Is {{ outputs }} polite?",
+        "mlflow_source.scorer.safe.version": "1",
+        "mlflow_source.scorer.safe.kind": "built-in Safety",
+    }
+
+
+def test_traces_are_counted(server: MlflowServer, ingested: Ingested, tmp_path: Path) -> None:
+    _, churn = ingested.named("container", CHURN)
+    said = churn["containerProperties"]["customProperties"]
+    assert {key: value for key, value in said.items() if key.startswith("mlflow_source.traces")} == {
+        "mlflow_source.traces": "4",
+        "mlflow_source.traces.ok": "2",
+        "mlflow_source.traces.error": "1",
+        "mlflow_source.traces.in_progress": "1",
+        "mlflow_source.traces.error_rate": "0.3333",
+        "mlflow_source.traces.mean_millis": "667",
+        "mlflow_source.traces.longest_millis": "1300",
+        "mlflow_source.traces.input_tokens": "30",
+        "mlflow_source.traces.output_tokens": "15",
+        "mlflow_source.traces.total_tokens": "45",
+        "mlflow_source.traces.assessments.polite": "2",
+        "mlflow_source.traces.assessments.right?": "1",
+    }
+    _, forecast = ingested.named("container", FORECAST)
+    assert "mlflow_source.traces" not in forecast["containerProperties"]["customProperties"]
+    without = ingest({"tracking_uri": server.url}, tmp_path / "out.json")
+    _, churn = without.named("container", CHURN)
+    assert "mlflow_source.traces" not in churn["containerProperties"]["customProperties"]
+
+
+def test_datahub_takes_all_of_it(server: MlflowServer, content: Content) -> None:
+    assert content
+    with GmsStandIn() as gms:
+        assert not ingest_into(gms, {"tracking_uri": server.url, "include_traces": True}).has_failures()
+        assert gms.rejections == []

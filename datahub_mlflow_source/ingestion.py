@@ -73,7 +73,7 @@ class Ingestion:
         self._files = ModelFiles(artifacts, report, selection.artifacts_at_once) if artifacts else None
         wanted = selection.metric_history
         self._histories = MetricHistories(reader, wanted, report) if wanted else None
-        self._measured = MeasureWalk(reader, rules, selection, self._outgoing, report, self._read)
+        self._measured = MeasureWalk(reader, rules, selection, self._outgoing, guard, report, self._read)
         self._made = RegistryWalk(
             *(rules, selection, self._outgoing, guard, report, self._unread, self._state),
             *(self._files, self._inputs, self._experiment_name),

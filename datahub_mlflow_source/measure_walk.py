@@ -13,6 +13,7 @@ from datahub_mlflow_source.mapping.urns import evaluation_dataset_urn
 from datahub_mlflow_source.outgoing import Outgoing, Units
 from datahub_mlflow_source.readers.base import Reader
 from datahub_mlflow_source.records import EvaluationDataset, Experiment, Scorer, TraceCounts, Unreadable
+from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.report import MlflowSourceReport, Tally
 from datahub_mlflow_source.selection import Selection
 
@@ -29,11 +30,12 @@ class MeasureWalk:
         rules: Rules,
         selection: Selection,
         outgoing: Outgoing,
+        guard: RemovalGuard,
         report: MlflowSourceReport,
         read: Read,
     ) -> None:
         self._reader, self._rules, self._selection = reader, rules, selection
-        self._outgoing, self._report, self._read = outgoing, report, read
+        self._outgoing, self._guard, self._report, self._read = outgoing, guard, report, read
         self._scorers: dict[str, list[Scorer]] = defaultdict(list)
         self._traces: dict[str, TraceCounts] = {}
 
@@ -71,7 +73,8 @@ class MeasureWalk:
     def datasets(self, experiments: Mapping[str, str]) -> Units:
         """Those of an experiment that is sent, names by id, and those of none at all."""
         found = self._reader.evaluation_datasets()
-        if found is None:
+        if found is None:  # or something in between hides them: those that were sent stay
+            self._guard.listing_incomplete("evaluation dataset")
             return
         tally = self._report.evaluation_datasets
         for dataset in self._read(found, tally):

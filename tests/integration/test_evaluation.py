@@ -11,6 +11,7 @@ import pytest
 from tests.support.content import CHURN, EMPTY, FORECAST, Content, rich_content
 from tests.support.gms import GmsStandIn
 from tests.support.ingest import Ingested, ingest, ingest_into
+from tests.support.proxy import CountingProxy
 from tests.support.servers import MlflowServer, mlflow_server
 
 pytestmark = pytest.mark.xdist_group("evaluation")
@@ -132,3 +133,78 @@ def test_datahub_takes_all_of_it(server: MlflowServer, content: Content) -> None
     with GmsStandIn() as gms:
         assert not ingest_into(gms, {"tracking_uri": server.url, "include_traces": True}).has_failures()
         assert gms.rejections == []
+
+
+# What is bad, gone, or can't be read
+
+
+def make_dataset(server: MlflowServer, name: str) -> str:
+    made = server.post_3("datasets/create", name=name)
+    return f"urn:li:dataset:(urn:li:dataPlatform:mlflow,{made['dataset']['dataset_id']},PROD)"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[tuple[MlflowServer, list[str]]]:
+    """A server with five datasets and nothing else; and their URNs."""
+    with mlflow_server(tmp_path / "small") as server:
+        yield server, [make_dataset(server, f"dataset {number}") for number in range(5)]
+
+
+def test_a_bad_row_leaves_out_only_itself_and_is_named(small: tuple[MlflowServer, list[str]], tmp_path: Path) -> None:
+    server, urns = small
+    server.execute("UPDATE evaluation_datasets SET digest = NULL WHERE name = ?", "dataset 2")
+    over_rest = ingest({"tracking_uri": server.url}, tmp_path / "rest.json")
+    assert over_rest.urns("dataset") == {*urns} - {urns[2]}
+    assert over_rest.report.evaluation_datasets.unreadable == 1
+    assert "evaluation dataset the one at place 2" in str(list(over_rest.report.failures))
+    from_sql = ingest({"tracking_uri": server.url, "backend_store_uri": server.backend_uri}, tmp_path / "sql.json")
+    assert from_sql.urns("dataset") == {*urns}  # the database doesn't mind
+    assert not from_sql.failed
+
+
+def removal(gms: GmsStandIn, url: str) -> bool:
+    """Ingests; whether it failed."""
+    config = {"tracking_uri": url, "stateful_ingestion": {"enabled": True}, "max_retries": 0, "timeout_seconds": 5}
+    return ingest_into(gms, config, name="removal").has_failures()
+
+
+@pytest.mark.parametrize("status", [403, 404, 500, 503])
+def test_datasets_that_cannot_be_read_stay(small: tuple[MlflowServer, list[str]], status: int) -> None:
+    server, urns = small
+    with GmsStandIn() as gms, CountingProxy(server.url) as proxy:
+        assert not removal(gms, server.url)
+        proxy.fail(lambda request: "3.0/mlflow/datasets" in request.path, status=status, body="<html>no</html>")
+        assert removal(gms, proxy.url) == (status != 404)  # an older MLflow answers that
+        assert not any(gms.is_removed(urn) for urn in urns)
+
+
+def test_a_deleted_dataset_goes(small: tuple[MlflowServer, list[str]]) -> None:
+    server, urns = small
+    with GmsStandIn() as gms:
+        assert not removal(gms, server.url)
+        server.execute("DELETE FROM evaluation_datasets WHERE name = ?", "dataset 2")
+        assert not removal(gms, server.url)
+        assert [urn for urn in urns if gms.is_removed(urn)] == [urns[2]]
+
+
+def test_scorers_and_traces_that_cannot_be_read_are_told(
+    server: MlflowServer, content: Content, tmp_path: Path
+) -> None:
+    assert content
+    with CountingProxy(server.url) as proxy:
+        proxy.fail(lambda request: "scorers" in request.path or "traces" in request.path, status=403, body="no")
+        config = {"tracking_uri": proxy.url, "include_traces": True, "max_retries": 0}
+        ingested = ingest(config, tmp_path / "out.json")
+    assert not ingested.failed
+    titles = {str(warning.title) for warning in ingested.report.warnings}
+    assert titles == {"Scorers can't be read", "Traces can't be counted"}
+    assert ingested.named("container", CHURN)
+
+
+def test_nothing_is_asked_for_in_vain(server: MlflowServer, content: Content, tmp_path: Path) -> None:
+    assert content
+    with CountingProxy(server.url) as proxy:
+        ingest({"tracking_uri": proxy.url, "include_datasets": False}, tmp_path / "out.json")
+        asked = [path for _, path in proxy.requests]
+    assert not any("datasets" in path or "traces" in path or "get-history" in path for path in asked)
+    assert sum("scorers" in path for path in asked) == 1

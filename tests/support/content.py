@@ -167,6 +167,7 @@ def _fill(server: MlflowServer, run_id: str) -> None:
         *(_metric("auc", value, step) for step, value in enumerate((0.5, 0.7, 0.9))),
         _metric("auc", 0.6, step=1, minute=9),  # later, yet not the last value: the highest step is
         _metric("loss/validation", 0.25),
+        *(_metric("plateau", value, step) for step, value in ((-1, 0.1), (2, 0.5), (4, 0.5), (6, 0.1))),
         _metric("nan", "NaN"),
         _metric("inf", "Infinity"),  # the database turns both into the largest float
         _metric("-inf", "-Infinity"),
@@ -503,7 +504,9 @@ def _make_traces(server: MlflowServer, experiment_id: str) -> None:
             "last_update_time": "2024-01-01T00:10:00Z",
             "feedback": {"value": True},
         }
-        server.post_3(f"traces/tr-{number:032x}/assessments", assessment=assessment)
+        made = server.post_3(f"traces/tr-{number:032x}/assessments", assessment=assessment)
+    better = {**assessment, "overrides": made["assessment"]["assessment_id"]}  # which counts no longer
+    server.post_3(f"traces/{assessment['trace_id']}/assessments", assessment=better)
 
 
 def _make_evaluation_dataset(

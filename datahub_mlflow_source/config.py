@@ -242,7 +242,7 @@ class MlflowSourceConfig(
     metric_history_pattern: AllowDenyPattern | None = Field(
         default=None,
         description="Of which metrics, by name, all values are looked at, for the best of them: `{allow: ['^val_']}`. "
-        "It goes into the custom properties of the run and of the versions it made. Costs one request for each "
+        "It goes into the custom properties of the run and of the versions it made. Costs a request or two for each "
         "hundred runs and metric; a database sums up itself.",
     )
     limits: LimitsConfig = Field(default_factory=LimitsConfig, description="How much of one entity is sent to DataHub.")

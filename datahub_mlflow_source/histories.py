@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from datahub_mlflow_source.errors import ServerError
+from datahub_mlflow_source.errors import PageError, ServerError
 from datahub_mlflow_source.readers.base import Reader
 from datahub_mlflow_source.readers.paging import batches
 from datahub_mlflow_source.readers.workers import in_order
-from datahub_mlflow_source.records import Run
+from datahub_mlflow_source.records import MetricHistory, Run
 from datahub_mlflow_source.report import MlflowSourceReport
 from datahub_mlflow_source.selection import Allowed
 
@@ -32,21 +32,36 @@ class MetricHistories:
 
     def _with_histories(self, runs: list[Run]) -> list[Run]:
         keys_of = {run.run_id: [metric.key for metric in run.metrics if self._wanted(metric.key)] for run in runs}
-        keys_of = {run_id: keys for run_id, keys in keys_of.items() if keys}
+        found = self._read({run_id: keys for run_id, keys in keys_of.items() if keys})
+        return [replace(run, histories=found.get(run.run_id, ())) for run in runs]
+
+    def _read(self, keys_of: dict[str, list[str]]) -> dict[str, tuple[MetricHistory, ...]]:
+        """In halves, where a row can't be read, until only its run is left out."""
         if not keys_of or self._failures >= _GIVEN_UP_AFTER:
-            return runs
+            return {}
         try:
             found = self._reader.metric_histories(keys_of)
+        except PageError as error:
+            if len(keys_of) > 1:
+                items = list(keys_of.items())
+                middle = len(items) // 2
+                return {**self._read(dict(items[:middle])), **self._read(dict(items[middle:]))}
+            self._tell(keys_of, error)
+            return {}
         except ServerError as error:
             self._failures += 1
-            given_up = self._failures >= _GIVEN_UP_AFTER
-            self._report.warning(
-                title="Metric history can't be read",
-                message="No more of it is asked for: runs and versions go out without."
-                if given_up
-                else "These runs, and the versions they made, go out without.",
-                context=f"{len(keys_of)} runs from {min(keys_of)} on: {error}",
-            )
-            return runs
+            self._tell(keys_of, error)
+            return {}
         self._failures = 0
-        return [replace(run, histories=found.get(run.run_id, ())) for run in runs]
+        return found
+
+    def _tell(self, keys_of: dict[str, list[str]], error: ServerError) -> None:
+        given_up = self._failures >= _GIVEN_UP_AFTER
+        runs = f"{len(keys_of)} runs from {min(keys_of)} on" if len(keys_of) > 1 else f"run {min(keys_of)}"
+        self._report.warning(
+            title="Metric history can't be read",
+            message="No more of it is asked for: runs and versions go out without."
+            if given_up
+            else "These runs, and the versions they made, go out without.",
+            context=f"{runs}: {error}",
+        )

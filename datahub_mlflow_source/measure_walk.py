@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from datahub_mlflow_source.errors import ServerError
 from datahub_mlflow_source.mapping.evaluation import Measured, map_evaluation_dataset
 from datahub_mlflow_source.mapping.rules import Rules
 from datahub_mlflow_source.mapping.urns import evaluation_dataset_urn
 from datahub_mlflow_source.outgoing import Outgoing, Units
 from datahub_mlflow_source.readers.base import Reader
 from datahub_mlflow_source.records import EvaluationDataset, Experiment, Scorer, TraceCounts, Unreadable
+from datahub_mlflow_source.redaction import redact
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.report import MlflowSourceReport, Tally
 from datahub_mlflow_source.selection import Selection
@@ -41,29 +41,29 @@ class MeasureWalk:
 
     def read_of_experiments(self, experiment_ids: Sequence[str]) -> None:
         """What goes into these experiments. What can't be read is told, and they go out without."""
-        try:
-            for scorer in self._reader.scorers():
-                self._scorers[scorer.experiment_id].append(scorer)
-        except ServerError as error:
+        scorers, problems = self._reader.scorers(experiment_ids)
+        for scorer in scorers:
+            self._scorers[scorer.experiment_id].append(scorer)
+        for problem in problems:
             self._report.warning(
-                title="Scorers can't be read", message="Experiments go out without.", context=str(error)
+                title="Scorers can't be read", message="Their experiments go out without.", context=problem
             )
         if not self._selection.include_traces:
             return
-        try:
-            found = self._reader.trace_counts(experiment_ids)
-        except ServerError as error:
-            self._report.warning(
-                title="Traces can't be counted", message="Experiments go out without.", context=str(error)
-            )
-            return
+        found = self._reader.trace_counts(experiment_ids)
         if found is None:
             self._report.info(
                 title="No traces",
                 message="This MLflow does not count them: over REST it does from 3.9 on, its database from 2.13 on.",
                 log=False,
             )
-        self._traces = {counts.experiment_id: counts for counts in found or ()}
+            return
+        counted, problems = found
+        self._traces = {counts.experiment_id: counts for counts in counted}
+        for problem in problems:
+            self._report.warning(
+                title="Traces can't be counted", message="Their experiments go out without.", context=problem
+            )
 
     def of_experiment(self, experiment: Experiment) -> Measured:
         """What was read for this one."""
@@ -72,8 +72,14 @@ class MeasureWalk:
 
     def datasets(self, experiments: Mapping[str, str]) -> Units:
         """Those of an experiment that is sent, names by id, and those of none at all."""
-        found = self._reader.evaluation_datasets()
-        if found is None:  # or something in between hides them: those that were sent stay
+        found = self._reader.evaluation_datasets(list(experiments))
+        if found is None:
+            self._report.info(
+                title="No evaluation datasets",
+                message="This MLflow is older than 3.4, keeps everything in files, or lets this user see none. Those "
+                "that were sent before stay.",
+                log=False,
+            )
             self._guard.listing_incomplete("evaluation dataset")
             return
         tally = self._report.evaluation_datasets
@@ -83,7 +89,7 @@ class MeasureWalk:
                 continue
             yield from self._outgoing.send(
                 tally,
-                f"{dataset.name} ({dataset.dataset_id})",
+                f"{redact(dataset.name)} ({dataset.dataset_id})",
                 partial(evaluation_dataset_urn, dataset.dataset_id, self._rules.naming),
                 partial(map_evaluation_dataset, dataset, experiments, self._rules),
             )

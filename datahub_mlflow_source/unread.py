@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datahub_mlflow_source.mapping.urns import Naming, run_urn
 from datahub_mlflow_source.records import Unreadable
+from datahub_mlflow_source.redaction import redact
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.report import MlflowSourceReport, Tally
 
@@ -39,7 +40,7 @@ class Unread:
             self._report.warning(
                 title="MLflow changed while it was read",
                 message="What may have been passed over stays in DataHub as it was, and is read the next time.",
-                context=f"{record.kind}: {record.what}: {record.reason}",
+                context=f"{record.kind}: {redact(record.what)}: {record.reason}",
             )
             return
         self._count(record, tally)
@@ -47,14 +48,14 @@ class Unread:
             self._report.entity_failure(
                 title="A listing broke off",
                 message="What comes behind it was not read, and stays in DataHub as it was.",
-                context=f"{record.kind}s: {record.what}: {record.reason}",
+                context=f"{record.kind}s: {redact(record.what)}: {record.reason}",
             )
         else:
             self._report.entity_failure(
                 title="MLflow can't serve it",
                 message="MLflow holds it, and fails on it, or serves it in a form that is none. It stays in DataHub as "
                 "it was.",
-                context=f"{record.kind} {record.what}: {record.reason}",
+                context=f"{record.kind} {redact(record.what)}: {record.reason}",
             )
 
     def _count(self, record: Unreadable, tally: Tally) -> None:

@@ -20,6 +20,7 @@ from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, platform_as
 from datahub_mlflow_source.mapping.schemas import row_count, schema_fields
 from datahub_mlflow_source.mapping.urns import PLATFORM_URN, evaluation_dataset_urn, experiment_urn, user_urn
 from datahub_mlflow_source.records import EvaluationDataset, Scorer, TraceCounts
+from datahub_mlflow_source.redaction import redact
 
 EVALUATION_DATASET = "Evaluation Dataset"
 _PARTS = ("inputs", "outputs", "expectations")  # of a record
@@ -40,8 +41,9 @@ def map_evaluation_dataset(dataset: EvaluationDataset, experiments: Mapping[str,
     trim = Trim(rules.limits)
     ids = [id_ for id_ in dataset.experiment_ids if id_ in experiments]
     records = row_count(dataset.profile)
+    name = redact(dataset.name)
     properties = DatasetPropertiesClass(
-        name=dataset.name,
+        name=name,
         externalUrl=rules.web.evaluation_dataset(ids[0], dataset.dataset_id) if ids else None,
         created=_time_stamp(dataset.creation_time, dataset.created_by),
         lastModified=_time_stamp(dataset.last_updated_time, dataset.last_updated_by),
@@ -66,7 +68,7 @@ def map_evaluation_dataset(dataset: EvaluationDataset, experiments: Mapping[str,
         raw = OtherSchemaClass(rawSchema=trim.value("schema", dataset.schema or ""))
         aspects.append(
             SchemaMetadataClass(
-                schemaName=dataset.name,
+                schemaName=name,
                 platform=PLATFORM_URN,
                 version=0,
                 hash="",
@@ -120,7 +122,7 @@ def _of_traces(traces: TraceCounts, trim: Trim) -> Iterator[tuple[str, str]]:
     for name, count in traces.tokens:
         yield f"traces.{name}", str(count)
     for name, count in trim.first("names of assessments", traces.assessments, _MOST_ASSESSMENTS):
-        yield f"traces.assessments.{name}", str(count)
+        yield f"traces.assessments.{name}.count", str(count)
 
 
 def _columns(schema: str | None) -> Iterator[dict[str, Any]]:
@@ -131,7 +133,7 @@ def _columns(schema: str | None) -> Iterator[dict[str, Any]]:
         if isinstance(of_part, str):  # an output that is a value, not fields
             yield {"name": part, "type": of_part}
         for name, kind in of_part.items() if isinstance(of_part, dict) else ():
-            yield {"name": f"{part}.{name}", "type": kind if isinstance(kind, str) else "object"}
+            yield {"name": f"{part}.{redact(name)}", "type": kind if isinstance(kind, str) else "object"}
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from datahub_mlflow_source.text import iso_time
 # Metrics of which less is better, by a word in their name, or its end (`val_loss`, `logloss`, `eval/rmse`).
 _LESS_IS_BETTER = re.compile(
     r"(?:loss|error|perplexity|entropy|divergence|latency|duration)s?\Z"
-    r"|(?:\A|[^a-z])(?:loss|err|error|r?ms(?:l)?e|n?mae|w?s?mape|mad|wer|cer|eer|fid|ppl|nll|bpc|brier|kld?|logloss"
+    r"|(?:\A|[^a-z])(?:loss|err|m?error|l1|l2|huber|r?ms(?:l)?e|n?mae|w?s?mape|mad|wer|cer|eer|fid|ppl|nll|bpc|brier|kld?|m?logloss"
     r"|cross_?entropy|perplexity|latency|duration|time|seconds)(?:\Z|[^a-z])"
 )
+_NEGATED = re.compile(r"(?:\A|[^a-z])neg(?:ative)?[^a-z]")  # scikit-learn's neg_mean_squared_error
 _INSIDE_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -35,4 +36,5 @@ def history_properties(histories: Sequence[MetricHistory], trim: Trim) -> Iterat
 
 def less_is_better(metric: str) -> bool:
     """As its name has it: MLflow itself doesn't say."""
-    return bool(_LESS_IS_BETTER.search(_INSIDE_CAMEL_CASE.sub("_", metric).lower()))
+    name = _INSIDE_CAMEL_CASE.sub("_", metric).lower()
+    return bool(_LESS_IS_BETTER.search(name)) and not _NEGATED.search(name)

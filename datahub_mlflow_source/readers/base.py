@@ -138,16 +138,25 @@ class Reader(Protocol):
         """
         ...
 
-    def evaluation_datasets(self) -> Iterator[EvaluationDataset | Unreadable] | None:
-        """All of them, by id; None where this MLflow has none, being older than 3.4."""
+    def evaluation_datasets(self, experiment_ids: Sequence[str]) -> Iterator[EvaluationDataset | Unreadable] | None:
+        """All that one may read, at least those of these experiments, by id.
+
+        None where this MLflow has none, being older than 3.4, or lets us see none.
+        """
         ...
 
-    def scorers(self) -> list[Scorer]:
-        """Of all active experiments, by experiment and name; none where this MLflow has none. Raises ServerError."""
+    def scorers(self, experiment_ids: Sequence[str]) -> tuple[list[Scorer], list[str]]:
+        """Of all active experiments, at least of these, by experiment and name; and what could not be read, in words.
+
+        None of either where this MLflow has none.
+        """
         ...
 
-    def trace_counts(self, experiment_ids: Sequence[str]) -> list[TraceCounts] | None:
-        """Of those of these experiments that have traces; None where this MLflow can't count. Raises ServerError."""
+    def trace_counts(self, experiment_ids: Sequence[str]) -> tuple[list[TraceCounts], list[str]] | None:
+        """Of those of these experiments that have traces; and what could not be read, in words.
+
+        None where this MLflow can't count.
+        """
         ...
 
     def metric_histories(self, keys_of: Mapping[str, Sequence[str]]) -> dict[str, tuple[MetricHistory, ...]]:

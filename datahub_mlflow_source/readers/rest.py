@@ -19,7 +19,7 @@ from datahub_mlflow_source.readers.bad_runs import SERVABLE, BadRuns, run_id_of,
 from datahub_mlflow_source.readers.base import RunScope, Shard, aliases_by_version
 from datahub_mlflow_source.readers.http import MlflowHttp
 from datahub_mlflow_source.readers.paging import BadRow, Moved, Page, Row, batches, read_ahead, walk
-from datahub_mlflow_source.readers.rest_evaluation import dataset_pages, has_evaluation_datasets, read_scorers
+from datahub_mlflow_source.readers.rest_evaluation import RestEvaluation
 from datahub_mlflow_source.readers.rest_histories import RestHistories
 from datahub_mlflow_source.readers.rest_logged_models import fetch_logged_models
 from datahub_mlflow_source.readers.rest_traces import read_trace_counts
@@ -69,6 +69,7 @@ class RestReader:
         self._registry = self._tracking if registry == tracking else MlflowHttp(registry)
         self._histories = RestHistories(self._tracking)
         self._page_size = min(page_size, _ROWS_PER_PAGE)
+        self._evaluation = RestEvaluation(self._tracking, _page, self._page_size)
         self._max_workers = max_workers
         self._bad_runs: list[str] = []
         self._naming_seconds = 0.0
@@ -304,32 +305,25 @@ class RestReader:
             parts = batches(ids, _RUN_IDS_PER_REQUEST)
             yield from _until_broken_off(self._runs_among(batch, query, _filter(scope)) for batch in parts)
 
-    def evaluation_datasets(self) -> Iterator[EvaluationDataset | Unreadable] | None:
-        order = "by time of creation"
+    def evaluation_datasets(self, experiment_ids: Sequence[str]) -> Iterator[EvaluationDataset | Unreadable] | None:
+        listing = "the listing, by time of creation"
         try:
-            if not has_evaluation_datasets(self._tracking):
+            pages = self._evaluation.pages(experiment_ids)
+            if pages is None:
                 return None
+            listed = list(_records("evaluation dataset", pages, dict, "by time of creation"))
+            found = list(self._evaluation.datasets([row for row in listed if not isinstance(row, Unreadable)]))
         except ServerError as error:
-            return iter(
-                (Unreadable("evaluation dataset", f"the listing, {order}", str(error), listing_broke_off=True),)
-            )
-        pages = dataset_pages(self._tracking, _page, self._page_size)
-        found = list(_records("evaluation dataset", pages, rows.evaluation_dataset, order))
+            return iter((Unreadable("evaluation dataset", listing, str(error), listing_broke_off=True),))
         known = [record for record in found if isinstance(record, EvaluationDataset)]
-        bad = [record for record in found if isinstance(record, Unreadable)]
+        bad = [record for record in (*listed, *found) if isinstance(record, Unreadable)]
         return chain(sorted(known, key=attrgetter("dataset_id")), bad)
 
-    def scorers(self) -> list[Scorer]:
-        try:
-            return read_scorers(self._tracking)
-        except _NOT_FORMED_AS_MLFLOWS as error:
-            raise ServerError(f"MLflow's scorers are not formed as MLflow's: {error}") from error
+    def scorers(self, experiment_ids: Sequence[str]) -> tuple[list[Scorer], list[str]]:
+        return self._evaluation.scorers(experiment_ids)
 
-    def trace_counts(self, experiment_ids: Sequence[str]) -> list[TraceCounts] | None:
-        try:
-            return read_trace_counts(self._tracking, experiment_ids)
-        except _NOT_FORMED_AS_MLFLOWS as error:
-            raise ServerError(f"MLflow's counts of traces are not formed as MLflow's: {error}") from error
+    def trace_counts(self, experiment_ids: Sequence[str]) -> tuple[list[TraceCounts], list[str]] | None:
+        return read_trace_counts(self._tracking, experiment_ids) if experiment_ids else ([], [])
 
     def metric_histories(self, keys_of: Mapping[str, Sequence[str]]) -> dict[str, tuple[MetricHistory, ...]]:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from datahub_mlflow_source.errors import ServerError
 from datahub_mlflow_source.readers.http import MlflowHttp
@@ -12,7 +13,9 @@ from datahub_mlflow_source.readers.paging import batches
 from datahub_mlflow_source.records import MetricHistory
 
 _BULK = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"  # MLflow's own page asks so, from 1.x to 3.17; Databricks no
-_RUNS_PER_REQUEST = 100  # MLflow's limit
+_RUNS_PER_REQUEST, _RUNS_PER_OLD_REQUEST = 100, 20  # MLflow's limit from 2.22 on at the latest, and in 2.10
+_MOST_OF_A_URL = 3500  # gunicorn, which serves MLflow before 3.3, takes 4,094 bytes with what stands around
+_GONE = "RESOURCE_DOES_NOT_EXIST"
 _MOST_VALUES = 25_000  # in one answer of it
 
 Value = dict[str, Any]
@@ -24,6 +27,7 @@ class RestHistories:
     def __init__(self, server: MlflowHttp) -> None:
         self._server = server
         self._has_bulk = True
+        self._most_runs = _RUNS_PER_REQUEST
 
     def read(self, keys_of: Mapping[str, Sequence[str]]) -> dict[str, tuple[MetricHistory, ...]]:
         """By run, sorted by key; `keys_of`: the metrics that are wanted of each run. Raises ServerError."""
@@ -33,10 +37,22 @@ class RestHistories:
                 runs_with[key].append(run_id)
         found: dict[str, list[MetricHistory]] = defaultdict(list)
         for key, run_ids in sorted(runs_with.items()):
-            for batch in batches(sorted(run_ids), _RUNS_PER_REQUEST):
-                for run_id, values in self._values(key, batch):
+            for run_id, values in self._in_parts(key, sorted(run_ids)):
+                if values:
                     found[run_id].append(summed_up(key, values))
         return {run_id: tuple(histories) for run_id, histories in found.items()}
+
+    def _in_parts(self, key: str, run_ids: list[str]) -> Iterator[tuple[str, list[Value]]]:
+        for batch in batches(run_ids, min(self._most_runs, _room_for(key, run_ids))):
+            try:
+                values = list(self._values(key, batch))
+            except ServerError as error:
+                if error.status != 400 or len(batch) <= _RUNS_PER_OLD_REQUEST:
+                    raise
+                self._most_runs = _RUNS_PER_OLD_REQUEST
+                yield from self._in_parts(key, batch)
+            else:
+                yield from values
 
     def _values(self, key: str, run_ids: list[str]) -> Iterator[tuple[str, list[Value]]]:
         """Runs in order, each with all of its values."""
@@ -60,7 +76,7 @@ class RestHistories:
             left = [run_id for run_id in left if run_id > last or (run_id == last and len(of_run) > 1)]
 
     def _bulk(self, key: str, run_ids: list[str]) -> list[Value] | None:
-        """None where this server doesn't have it."""
+        """None where this server doesn't have it, or not for one of these runs, which is gone."""
         if not self._has_bulk:
             return None
         try:
@@ -68,12 +84,24 @@ class RestHistories:
         except ServerError as error:
             if error.status not in (404, 405, 501):
                 raise
-            self._has_bulk = False
+            self._has_bulk = error.error_code == _GONE
             return None
         return _listed(answer)
 
     def _of_one(self, key: str, run_id: str) -> list[Value]:
-        return _listed(self._server.get("metrics/get-history", {"run_id": run_id, "metric_key": key}))
+        """Nothing of a run that is gone."""
+        try:
+            return _listed(self._server.get("metrics/get-history", {"run_id": run_id, "metric_key": key}))
+        except ServerError as error:
+            if error.error_code != _GONE:
+                raise
+            return []
+
+
+def _room_for(key: str, run_ids: Iterable[str]) -> int:
+    """How many runs fit into one request."""
+    of_each = len("&run_id=") + max(map(len, run_ids))
+    return max(1, (_MOST_OF_A_URL - len(quote(key))) // of_each)
 
 
 def _listed(answer: Mapping[str, Any]) -> list[Value]:

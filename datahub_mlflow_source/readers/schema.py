@@ -105,12 +105,16 @@ class Schema:
     release: str  # "database schema dc11669786a5, of MLflow 3.17"
     with_workspaces: frozenset[str]  # tables
     has_logged_models: bool
-    has_evaluation: bool
     columns: Mapping[str, frozenset[str]]  # of each table
+
+    def has_all(self, *tables: Any) -> bool:
+        """Whether there are these tables, with all that is read of them."""
+        return all(map(self.has, tables))
 
     def has(self, table: Any, *columns: str) -> bool:
         """Whether there is such a table, with all that is read of it, and these columns too."""
-        return {*(column.name for column in table.c), *columns} <= self.columns.get(table.name, frozenset())
+        needed = {*(column.name for column in table.c), *columns} - {_WORKSPACE}
+        return needed <= self.columns.get(table.name, frozenset())
 
     def of_workspace(self, table: Any) -> tuple[Any, ...]:
         """The condition that leaves only the default workspace's rows; none where there are no workspaces yet."""
@@ -141,10 +145,7 @@ def look(database: Database) -> Schema:
     revision = database.read(_revision)
     of = f", of MLflow {_RELEASES[revision]}" if revision in _RELEASES else ""
     with_workspaces = frozenset(table for table, columns in there.items() if _WORKSPACE in columns)
-    has_evaluation = not _lacking(_SINCE_3_4, there)
-    return Schema(
-        f"database schema {revision}{of}", with_workspaces, LOGGED_MODELS.name in there, has_evaluation, there
-    )
+    return Schema(f"database schema {revision}{of}", with_workspaces, LOGGED_MODELS.name in there, there)
 
 
 def _missing(there: Mapping[str, frozenset[str]]) -> list[tuple[str, list[str]]]:

@@ -22,7 +22,17 @@ from datahub_mlflow_source.readers.by_key import broke_off, grouped, in_halves, 
 from datahub_mlflow_source.readers.database import Database, Reading
 from datahub_mlflow_source.readers.paging import batches
 from datahub_mlflow_source.readers.rows import time_of
-from datahub_mlflow_source.readers.schema import EXPERIMENT_TAGS, EXPERIMENTS, TRACE_INFO, Schema
+from datahub_mlflow_source.readers.schema import (
+    ENTITY_ASSOCIATIONS,
+    EVALUATION_DATASET_TAGS,
+    EVALUATION_DATASETS,
+    EXPERIMENT_TAGS,
+    EXPERIMENTS,
+    SCORER_VERSIONS,
+    SCORERS,
+    TRACE_INFO,
+    Schema,
+)
 from datahub_mlflow_source.readers.sql_evaluation import dataset_keys, read_datasets, read_scorers
 from datahub_mlflow_source.readers.sql_histories import read_histories
 from datahub_mlflow_source.readers.sql_logged_models import logged_model_keys, read_logged_models
@@ -233,27 +243,37 @@ class SqlReader:
         for batch in batches(sorted(set(run_ids)), self._page_size):
             yield from in_halves("run", self._tracking, batch, read)
 
-    def evaluation_datasets(self) -> Iterator[EvaluationDataset | Unreadable] | None:
+    def evaluation_datasets(
+        self,
+        experiment_ids: Sequence[str],  # noqa: ARG002 - all may be read
+    ) -> Iterator[EvaluationDataset | Unreadable] | None:
         schema = self._schema(self._tracking)
-        if not schema.has_evaluation:
+        if not schema.has_all(EVALUATION_DATASETS, EVALUATION_DATASET_TAGS, ENTITY_ASSOCIATIONS):
             return None
         keys = partial(dataset_keys, schema=schema)
         pages = walk_by_key("evaluation dataset", self._tracking, keys, read_datasets, self._page_size)
         return chain.from_iterable(pages)
 
-    def scorers(self) -> list[Scorer]:
+    def scorers(self, experiment_ids: Sequence[str]) -> tuple[list[Scorer], list[str]]:  # noqa: ARG002 - the same
         schema = self._schema(self._tracking)
-        return self._tracking.read(partial(read_scorers, schema=schema)) if schema.has_evaluation else []
+        if not schema.has_all(SCORERS, SCORER_VERSIONS):
+            return [], []
+        try:
+            return self._tracking.read(partial(read_scorers, schema=schema)), []
+        except ServerError as error:
+            return [], [str(error)]
 
-    def trace_counts(self, experiment_ids: Sequence[str]) -> list[TraceCounts] | None:
+    def trace_counts(self, experiment_ids: Sequence[str]) -> tuple[list[TraceCounts], list[str]] | None:
         schema = self._schema(self._tracking)
-        if not schema.has(TRACE_INFO):
+        if not schema.has_all(TRACE_INFO):
             return None
-        return [
-            counts
-            for batch in batches(experiment_ids, self._page_size)
-            for counts in self._tracking.read(partial(read_trace_counts, experiment_ids=batch, schema=schema))
-        ]
+        found: list[TraceCounts] = []
+        try:
+            for batch in batches(experiment_ids, self._page_size):
+                found += self._tracking.read(partial(read_trace_counts, experiment_ids=batch, schema=schema))
+        except ServerError as error:
+            return found, [str(error)]
+        return found, []
 
     def metric_histories(self, keys_of: Mapping[str, Sequence[str]]) -> dict[str, tuple[MetricHistory, ...]]:
         return self._tracking.read(partial(read_histories, keys_of=keys_of))

@@ -19,7 +19,9 @@ def read_histories(reading: Reading, keys_of: Mapping[str, Sequence[str]]) -> di
     """By run, sorted by key; `keys_of`: the metrics that are wanted of each run."""
     table = METRICS.c
     keys = sorted({key for keys in keys_of.values() for key in keys})
-    among = (table.run_uuid.in_(sorted(keys_of)), table.key.in_(keys))
+    # Not by the table's own index, which begins with the key: all runs of the server have that.
+    key_alone = sa.type_coerce(table.key, sa.String()).concat("")
+    among = (table.run_uuid.in_(sorted(keys_of)), key_alone.in_(keys))
     which = (table.run_uuid, table.key)
     steps, times = sa.func.count(sa.distinct(table.step)), (sa.func.min(table.timestamp), sa.func.max(table.timestamp))
     extremes: dict[tuple[str, str], list[tuple[float, int]]] = defaultdict(list)
@@ -39,23 +41,21 @@ def read_histories(reading: Reading, keys_of: Mapping[str, Sequence[str]]) -> di
 
 
 def _extremes(among: Sequence[Any]) -> Any:
-    """Highest and lowest value of each, and the first step that had it."""
+    """Highest and lowest value of each, and the first step that had it. Each value is looked at once."""
     table = METRICS.c
-    both = (
+    of_each = (table.run_uuid, table.key)
+    ranked = (
         sa.select(
-            table.run_uuid,
-            table.key,
-            sa.func.max(table.value).label("highest"),
-            sa.func.min(table.value).label("lowest"),
+            *(table.run_uuid, table.key, table.value, table.step),
+            sa.func.max(table.value).over(partition_by=of_each).label("highest"),
+            sa.func.min(table.value).over(partition_by=of_each).label("lowest"),
         )
         .where(*among, _IS_NUMBER)
-        .group_by(table.run_uuid, table.key)
         .subquery()
     )
-    same = sa.and_(table.run_uuid == both.c.run_uuid, table.key == both.c.key)
+    value = ranked.c.value
     return (
-        sa.select(table.run_uuid, table.key, table.value, sa.func.min(table.step))
-        .select_from(sa.join(METRICS, both, same))
-        .where(*among, _IS_NUMBER, sa.or_(table.value == both.c.highest, table.value == both.c.lowest))
-        .group_by(table.run_uuid, table.key, table.value)
+        sa.select(ranked.c.run_uuid, ranked.c.key, value, sa.func.min(ranked.c.step))
+        .where(sa.or_(value == ranked.c.highest, value == ranked.c.lowest))
+        .group_by(ranked.c.run_uuid, ranked.c.key, value)
     )

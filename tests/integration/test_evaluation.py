@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from tests.support.content import CHURN, EMPTY, FORECAST, Content, rich_content
 from tests.support.gms import GmsStandIn
 from tests.support.ingest import Ingested, ingest, ingest_into
-from tests.support.proxy import CountingProxy
+from tests.support.proxy import CountingProxy, Request
 from tests.support.servers import MlflowServer, mlflow_server
 
 pytestmark = pytest.mark.xdist_group("evaluation")
@@ -118,8 +119,8 @@ def test_traces_are_counted(server: MlflowServer, ingested: Ingested, tmp_path: 
         "mlflow_source.traces.input_tokens": "30",
         "mlflow_source.traces.output_tokens": "15",
         "mlflow_source.traces.total_tokens": "45",
-        "mlflow_source.traces.assessments.polite": "2",
-        "mlflow_source.traces.assessments.right?": "1",
+        "mlflow_source.traces.assessments.polite.count": "2",
+        "mlflow_source.traces.assessments.right?.count": "1",
     }
     _, forecast = ingested.named("container", FORECAST)
     assert "mlflow_source.traces" not in forecast["containerProperties"]["customProperties"]
@@ -174,7 +175,9 @@ def test_datasets_that_cannot_be_read_stay(small: tuple[MlflowServer, list[str]]
     with GmsStandIn() as gms, CountingProxy(server.url) as proxy:
         assert not removal(gms, server.url)
         proxy.fail(lambda request: "3.0/mlflow/datasets" in request.path, status=status, body="<html>no</html>")
-        assert removal(gms, proxy.url) == (status != 404)  # an older MLflow answers that
+        assert removal(gms, proxy.url) == (
+            status in (500, 503)
+        )  # else it is an older MLflow, or a user who may see none
         assert not any(gms.is_removed(urn) for urn in urns)
 
 
@@ -208,3 +211,89 @@ def test_nothing_is_asked_for_in_vain(server: MlflowServer, content: Content, tm
         asked = [path for _, path in proxy.requests]
     assert not any("datasets" in path or "traces" in path or "get-history" in path for path in asked)
     assert sum("scorers" in path for path in asked) == 1
+
+
+def of(dataset: str, *, inside: str = "") -> Callable[[Request], bool]:
+    """Requests about one dataset, by its URN."""
+    id_ = dataset.split(",")[1]
+    return lambda request: f"/datasets/{id_}/{inside}" in request.path
+
+
+def test_who_may_not_ask_for_all_gets_those_of_the_experiments(
+    server: MlflowServer, content: Content, tmp_path: Path
+) -> None:
+    """As MLflow's own authentication has it since 3.17, for all but administrators."""
+    with CountingProxy(server.url) as proxy:
+        proxy.fail(
+            lambda request: "datasets/search" in request.path and b"experiment_ids" not in request.body, status=403
+        )
+        proxy.fail(of(dataset_urn(content, QUESTIONS), inside="experiment-ids"), status=403)
+        ingested = ingest({"tracking_uri": proxy.url}, tmp_path / "out.json")
+    assert not ingested.failed
+    found = {urn for urn in ingested.urns("dataset") if ",d-" in urn}
+    assert found == {dataset_urn(content, name) for name in (QUESTIONS, "of one")}
+    said = ingested.aspects[dataset_urn(content, QUESTIONS)]["datasetProperties"]["customProperties"]
+    assert "mlflow_source.experiments" not in said  # nobody knows which
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_a_dataset_whose_experiments_are_not_told_leaves_out_only_itself(
+    small: tuple[MlflowServer, list[str]], tmp_path: Path, status: int
+) -> None:
+    server, urns = small
+    gone = '{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "gone"}'
+    with CountingProxy(server.url) as proxy:
+        proxy.fail(of(urns[2]), status=status, body=gone, headers={"Content-Type": "application/json"})
+        ingested = ingest({"tracking_uri": proxy.url, "max_retries": 0}, tmp_path / "out.json")
+    assert ingested.urns("dataset") == {*urns} - {urns[2]}
+    assert ingested.failed == (status == 500)
+    assert ("dataset 2" in str(list(ingested.report.failures))) == (status == 500)
+
+
+def test_a_broken_scorer_leaves_out_only_its_experiment(tmp_path: Path) -> None:
+    with mlflow_server(tmp_path / "server") as server:
+        for name in ("good", "bad"):
+            id_ = server.post("experiments/create", name=name)["experiment_id"]
+            definition = {
+                "name": "safe",
+                "builtin_scorer_class": "Safety",
+                "builtin_scorer_pydantic_data": {"name": "safe"},
+            }
+            server.post_3("scorers/register", experiment_id=id_, name="safe", serialized_scorer=json.dumps(definition))
+        server.execute(
+            "UPDATE scorer_versions SET serialized_scorer = 'none' WHERE scorer_id IN "
+            "(SELECT scorer_id FROM scorers WHERE experiment_id = ?)",
+            int(id_),
+        )
+        ingested = ingest({"tracking_uri": server.url}, tmp_path / "out.json")
+    assert not ingested.failed
+    said = {name: ingested.named("container", name)[1]["containerProperties"] for name in ("good", "bad")}
+    assert said["good"]["customProperties"]["mlflow_source.scorer.safe.kind"] == "built-in Safety"
+    assert not any("scorer" in key for key in said["bad"]["customProperties"])
+    assert f"of experiment {id_}" in str(list(ingested.report.warnings))
+
+
+def test_a_server_that_keeps_everything_in_files_has_none(tmp_path: Path) -> None:
+    folder = tmp_path / "mlruns"
+    folder.mkdir()
+    files = {"MLFLOW_ALLOW_FILE_STORE": "true"}
+    with mlflow_server(tmp_path / "server", backend_uri=str(folder), extra_env=files) as server:
+        server.post("experiments/create", name="in files")
+        config = {"tracking_uri": server.url, "include_traces": True}
+        ingested = ingest(config, tmp_path / "out.json")
+    assert not ingested.failed
+    assert list(ingested.report.warnings) == []
+    assert ingested.named("container", "in files")
+
+
+def test_credentials_in_names_and_columns_never_come_out(small: tuple[MlflowServer, list[str]], tmp_path: Path) -> None:
+    server, _ = small
+    made = server.post_3(
+        "datasets/create", name="https://ada:hunter2@host/a.csv?sig=hunter3", tags='{"password": "hunter4"}'
+    )
+    records = [{"inputs": {"https://ada:hunter5@host": 1}, "tags": {}}]
+    server.post_3(f"datasets/{made['dataset']['dataset_id']}/records", records=json.dumps(records))
+    ingested = ingest({"tracking_uri": server.url}, tmp_path / "out.json")
+    assert "https://host/a.csv" in json.dumps(ingested.proposals)
+    assert "hunter" not in json.dumps(ingested.proposals)
+    assert "hunter" not in ingested.report.as_string()

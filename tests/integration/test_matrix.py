@@ -63,6 +63,25 @@ def test_datahub_takes_all_of_it(server: MlflowServer) -> None:
         assert gms.rejections == []
 
 
+def test_the_history_of_more_runs_than_one_request_holds(server: MlflowServer, tmp_path: Path) -> None:
+    """gunicorn, which serves MLflow before 3.3, takes addresses of 4,094 bytes."""
+    _, runs = plain_runs(server, "with a metric", 130)
+    for run_id in runs:
+        server.post("runs/log-metric", run_id=run_id, key="validation_auc", value=0.5, timestamp=1, step=3)
+    config = {
+        "tracking_uri": server.url,
+        "experiment_pattern": {"allow": ["with a metric"]},
+        "metric_history_pattern": {"allow": [".*auc"]},
+    }
+    ingested = ingest(config, tmp_path / "out.json")
+    assert list(ingested.report.warnings) == []
+    properties = [
+        ingested.aspects[urn]["dataProcessInstanceProperties"]["customProperties"]
+        for urn in ingested.urns("dataProcessInstance")
+    ]
+    assert [said["mlflow_source.metric.validation_auc.best_step"] for said in properties] == ["3"] * 130
+
+
 def test_bad_rows_leave_out_only_themselves(
     server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

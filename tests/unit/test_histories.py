@@ -211,11 +211,38 @@ class TestProperties:
 
     @pytest.mark.parametrize(
         "key",
-        ["loss", "val_loss", "logloss", "eval/loss", "train.RMSE", "mean_squared_error", "valLoss", "test mae", "ppl"],
+        [
+            "loss",
+            "val_loss",
+            "logloss",
+            "eval/loss",
+            "train.RMSE",
+            "mean_squared_error",
+            "valLoss",
+            "test mae",
+            "ppl",
+            "test-mlogloss-mean",
+            "l2",
+            "merror",
+        ],
     )
     def test_less_is_better(self, key: str) -> None:
         assert less_is_better(key)
 
-    @pytest.mark.parametrize("key", ["auc", "accuracy", "f1", "glossary", "maestro_score", "r2", "recall@10", "times"])
+    @pytest.mark.parametrize(
+        "key",
+        [
+            "auc",
+            "accuracy",
+            "f1",
+            "glossary",
+            "maestro_score",
+            "r2",
+            "recall@10",
+            "times",
+            "neg_mean_squared_error",
+            "neg_log_loss",
+        ],
+    )
     def test_more_is_better(self, key: str) -> None:
         assert not less_is_better(key)

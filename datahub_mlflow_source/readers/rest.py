@@ -329,7 +329,7 @@ class RestReader:
         try:
             return self._histories.read(keys_of)
         except _NOT_FORMED_AS_MLFLOWS as error:
-            raise ServerError(f"MLflow's values of metrics are not formed as MLflow's: {error}") from error
+            raise PageError(f"MLflow's values of metrics are not formed as MLflow's: {error}") from error
 
     def _runs_among(self, run_ids: list[str], query: Row, condition: str) -> Iterator[Run | Unreadable]:
         """In one request; in halves, where MLflow fails, until only bad runs are left out."""

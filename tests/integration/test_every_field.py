@@ -1,0 +1,324 @@
+"""Every public field of every entity that MLflow's own client returns is in an aspect, or left out with a reason.
+
+A field or an entity that a newer MLflow adds makes a test here fail: then it is to be read, or written down below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+import mlflow.entities
+import mlflow.entities.model_registry
+import pytest
+from mlflow import MlflowClient
+
+from datahub_mlflow_source.mapping.urns import (
+    Naming,
+    evaluation_dataset_urn,
+    experiment_urn,
+    logged_model_urn,
+    model_group_urn,
+    model_version_urn,
+    run_urn,
+)
+from tests.support.content import SECRETS, Content, rich_content
+from tests.support.ingest import Ingested, ingest
+from tests.support.servers import MlflowServer, mlflow_server
+
+pytestmark = pytest.mark.xdist_group("every field")
+
+PROD = Naming()
+TRACES = "traces are counted, not read: data of people, of any size (include_traces)"
+ARGUMENT = "a word that the client takes or gives, no entity"
+NOT_YET = "not read yet, see the README: "
+
+# What is read: each of its fields is looked for.
+READ = {
+    *("Experiment", "ExperimentTag", "Run", "RunInfo", "RunData", "Metric", "Param", "RunTag", "RunInputs"),
+    *("DatasetInput", "Dataset", "InputTag", "RunOutputs", "LoggedModelOutput", "LoggedModelInput"),
+    *("RegisteredModel", "RegisteredModelTag", "RegisteredModelAlias", "ModelVersion", "ModelVersionTag"),
+    *("LoggedModel", "LoggedModelParameter", "LoggedModelTag", "Prompt", "PromptVersion", "EvaluationDataset"),
+    "ScorerVersion",
+}
+# What is not, and why.
+LEFT_OUT = {
+    **dict.fromkeys(("RunStatus", "SourceType", "ViewType", "LifecycleStage", "LoggedModelStatus"), ARGUMENT),
+    **dict.fromkeys(("EntityAssociationType", "ModelVersionSearch", "RegisteredModelSearch"), ARGUMENT),
+    **dict.fromkeys(("WorkspaceDeletionMode", "WebhookEvent", "WebhookStatus", "WebhookTestResult"), ARGUMENT),
+    "FileInfo": "a listing of artifacts: of a model's files only MLmodel is read",
+    "_DatasetSummary": "for a menu of MLflow's page: says less than the datasets themselves",
+    **dict.fromkeys(
+        (
+            *("Link", "Span", "LiveSpan", "NoOpSpan", "SpanEvent", "SpanLogLevel", "SpanStatus", "SpanType", "Trace"),
+            *("TraceData", "TraceInfo", "Session", "TraceLocation", "TraceLocationType", "MlflowExperimentLocation"),
+            *("InferenceTableLocation", "UCSchemaLocation", "UnityCatalog", "TraceState", "SpanStatusCode", "Document"),
+            *("Assessment", "AssessmentError", "AssessmentSource", "AssessmentSourceType", "Expectation", "Feedback"),
+            *("IssueReference", "Issue", "IssueSeverity", "IssueStatus", "TraceArchivalConfig"),
+        ),
+        TRACES,
+    ),
+    **dict.fromkeys(
+        ("DatasetRecord", "DatasetRecordSource", "DatasetRecordSourceType"),
+        "records of evaluation datasets: data of people, of any size",
+    ),
+    **dict.fromkeys(
+        (
+            *("BudgetAction", "BudgetDuration", "BudgetDurationUnit", "BudgetTargetScope", "BudgetUnit"),
+            *("FallbackConfig", "FallbackStrategy", "GatewayBudgetPolicy", "GatewayEndpoint", "RoutingStrategy"),
+            *("GatewayEndpointBinding", "GatewayEndpointModelConfig", "GatewayEndpointModelMapping"),
+            *("GatewayEndpointTag", "GatewayModelDefinition", "GatewayResourceType", "GatewayModelLinkageType"),
+            *("GatewayGuardrail", "GatewayGuardrailConfig", "GuardrailAction", "GuardrailStage"),
+        ),
+        NOT_YET + "what its gateway serves",
+    ),
+    "GatewaySecretInfo": "secrets",
+    "Webhook": "holds a secret, and says nothing of a model",
+    "Workspace": NOT_YET + "workspaces",
+    **dict.fromkeys(
+        (
+            *("MCPAccessEndpoint", "MCPRemoteTransportType", "MCPServer", "ConnectOptionSettings"),
+            *("MCPServerVersion", "MCPStatus", "MCPTool"),
+        ),
+        "servers of tools, no models",
+    ),
+    "PromptModelConfig": NOT_YET + "the model settings that a prompt may carry",
+    **dict.fromkeys(
+        ("ModelVersionDeploymentJobState", "RegisteredModelDeploymentJobState"), "Databricks' own deployment jobs"
+    ),
+}
+# Fields of what is read: (class, field), and why it is not looked for.
+FIELDS_LEFT_OUT = {
+    ("RunInfo", "run_uuid"): "the same as run_id",
+    ("RegisteredModel", "latest_versions"): "the versions are there themselves",
+    **dict.fromkeys(
+        ((kind, "workspace") for kind in ("Experiment", "RegisteredModel", "ModelVersion")),
+        NOT_YET + "workspaces; what is read is of the default one",
+    ),
+    **dict.fromkeys(
+        (
+            (kind, field)
+            for kind in ("RegisteredModel", "ModelVersion")
+            for field in ("deployment_job_id", "deployment_job_state")
+        ),
+        "Databricks' own deployment jobs",
+    ),
+    ("PromptVersion", "uri"): "made of name and version",
+    ("LoggedModel", "model_uri"): "made of the id",
+    ("PromptVersion", "is_text_prompt"): "the text shows it",
+}
+
+# Tags of runs that are not sent.
+TAGS_LEFT_OUT = {
+    "mlflow.source.git.diff": "uncommitted code, of any size",
+    "mlflow.log-model.history": "JSON of model files, which goes to the versions",
+}
+SAID_OTHERWISE = {
+    "mlflow.data.context": "the property `context` of the edge",
+    "mlflow.note.content": "the description, of all but runs",
+}
+GOES_ON = ("RUNNING", "SCHEDULED")  # and has no end, whatever MLflow's table holds
+
+
+def public_fields(entity: object) -> Iterator[tuple[str, Any]]:
+    """Properties, fields and attributes without a leading underscore; no methods."""
+    kind = type(entity)
+    names = {name for name in dir(kind) if isinstance(getattr(kind, name, None), property)}
+    names |= {field.name for field in dataclasses.fields(entity)} if dataclasses.is_dataclass(entity) else set()
+    names |= set(vars(entity)) if hasattr(entity, "__dict__") else set()
+    for name in sorted(name for name in names if not name.startswith("_")):
+        yield name, getattr(entity, name)
+
+
+def leaves(value: Any, path: tuple[str, str]) -> Iterator[tuple[tuple[str, str], Any]]:
+    """(class, field) and value of all that is in it."""
+    if path in FIELDS_LEFT_OUT or value is None or value == "":
+        return
+    if path == ("Dataset", "source"):  # JSON, whose parts are said
+        yield from leaves(list(json.loads(value).values()), ("Dataset", "part of the source"))
+    elif isinstance(value, Mapping):
+        for key in value.keys() - TAGS_LEFT_OUT.keys():
+            yield path, key
+            yield from leaves(value[key], path)
+    elif isinstance(value, (list, tuple, set)):  # an entity of MLflow can be iterated over too
+        for inner in value:
+            yield from leaves(inner, path)
+    elif isinstance(value, (str, int, float)):
+        yield path, value.value if isinstance(value, Enum) else value
+    else:
+        for name, inner in public_fields(value):
+            yield from leaves(inner, (type(value).__name__, name))
+
+
+class Said:
+    """All that some entities of DataHub say."""
+
+    def __init__(self, ingested: Ingested, urns: Iterable[str]) -> None:
+        texts: list[str] = []
+        for urn in urns:
+            texts.append(urn)
+            self._collect({**ingested.aspects[urn], "events": ingested.events.get(urn, [])}, texts)
+        self._values = set(texts)
+        self._all = "\n".join(texts)
+
+    def _collect(self, value: Any, texts: list[str]) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                texts.append(str(key))
+                self._collect(inner, texts)
+        elif isinstance(value, list):
+            for inner in value:
+                self._collect(inner, texts)
+        else:
+            texts.append(str(value))
+
+    def holds(self, value: Any) -> bool:
+        """As a whole value, or as a word or number within one."""
+        text = str(value)
+        if text in self._values:
+            return True
+        return bool(re.search(rf"(?<!\w){re.escape(text)}(?!\w)", self._all))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    with mlflow_server(tmp_path_factory.mktemp("fields")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server: MlflowServer) -> MlflowClient:
+    return MlflowClient(server.url)
+
+
+@pytest.fixture(scope="module")
+def content(server: MlflowServer, client: MlflowClient) -> Content:
+    content = rich_content(server)
+    client.register_prompt("greeting", "Hello {{ name }}, dear.", commit_message="Politer.", tags={"team": "desk"})
+    client.set_prompt_alias("greeting", "live", 1)
+    return content
+
+
+@pytest.fixture(scope="module")
+def ingested(server: MlflowServer, content: Content, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+    assert content
+    config = {"tracking_uri": server.url, "include_traces": True}
+    return ingest(config, tmp_path_factory.mktemp("ingested") / "out.json")
+
+
+def missing(entity: object, said: Said) -> list[str]:
+    """Fields whose value is nowhere. Not what holds a credential, which is taken out: other tests look for that."""
+    found = [
+        (path, value)
+        for path, value in leaves(entity, (type(entity).__name__, ""))
+        if value not in SAID_OTHERWISE and not any(secret in str(value) for secret in SECRETS)
+    ]
+    return [f"{kind}.{field} = {str(value)[:60]!r}" for (kind, field), value in found if not said.holds(value)]
+
+
+def test_every_entity_of_mlflow_is_read_or_written_down() -> None:
+    known = {*mlflow.entities.__all__, *mlflow.entities.model_registry.__all__, "EvaluationDataset"}
+    assert known - READ - LEFT_OUT.keys() == set()
+    assert LEFT_OUT.keys() - known == set()
+    assert READ.isdisjoint(LEFT_OUT)
+
+
+def test_experiments(ingested: Ingested, client: MlflowClient, content: Content) -> None:
+    for id_ in content.experiments.values():
+        experiment = client.get_experiment(id_)
+        assert missing(experiment, Said(ingested, [str(experiment_urn(experiment.name, PROD))])) == []
+
+
+def test_runs(ingested: Ingested, client: MlflowClient, content: Content) -> None:
+    for run_id in content.runs.values():
+        run = client.get_run(run_id)
+        urn = str(run_urn(run_id, PROD))
+        aspects = ingested.aspects[urn]
+        edges = [
+            edge["destinationUrn"]
+            for name, field in (
+                ("dataProcessInstanceInput", "inputEdges"),
+                ("dataProcessInstanceOutput", "outputEdges"),
+            )
+            for edge in aspects.get(name, {}).get(field, [])
+        ]
+        experiment = aspects["container"]["container"]
+        lost = missing(run, Said(ingested, [urn, experiment, *(edge for edge in edges if edge in ingested.aspects)]))
+        assert [field for field in lost if run.info.status not in GOES_ON or "end_time" not in field] == []
+
+
+def test_registered_models(ingested: Ingested, client: MlflowClient, content: Content) -> None:
+    for name in content.models:
+        (model,) = [model for model in client.search_registered_models() if model.name == name]
+        assert missing(model, Said(ingested, [str(model_group_urn(name, PROD))])) == []
+
+
+def test_versions(ingested: Ingested, client: MlflowClient, content: Content) -> None:
+    assert content.versions
+    for version in client.search_model_versions(max_results=1000):
+        assert missing(version, Said(ingested, [str(model_version_urn(version.name, version.version, PROD))])) == []
+
+
+def test_logged_models(ingested: Ingested, client: MlflowClient, content: Content) -> None:
+    assert content.logged_models
+    for model in client.search_logged_models(list(content.experiments.values()), max_results=1000):
+        urn = str(logged_model_urn(model.model_id, PROD))
+        of_its_own = urn in ingested.aspects
+        versions = [
+            urn
+            for urn in ingested.urns("mlModel")
+            if model.model_id
+            == ingested.aspects[urn]["mlModelProperties"].get("customProperties", {}).get("mlflow_source.model_id")
+        ]
+        assert of_its_own or versions
+        experiment = str(experiment_urn(client.get_experiment(model.experiment_id).name, PROD))
+        # Of the steps of a metric the last one is sent.
+        metrics = model.metrics or []
+        steps = sorted(metrics, key=lambda metric: metric.step)
+        last = {(metric.key, metric.dataset_name, metric.dataset_digest): metric for metric in steps}
+        metrics[:] = last.values()
+        lost = missing(model, Said(ingested, [experiment, *([urn] if of_its_own else versions)]))
+        # Of a model that was registered the version's own times stand there.
+        assert [field for field in lost if of_its_own or "_timestamp" not in field] == []
+
+
+def test_prompts(ingested: Ingested, client: MlflowClient) -> None:
+    group, version = str(model_group_urn("greeting", PROD)), str(model_version_urn("greeting", "1", PROD))
+    assert missing(client.get_prompt("greeting"), Said(ingested, [group, version])) == []
+    assert missing(client.get_prompt_version("greeting", 1), Said(ingested, [version])) == []
+
+
+def test_evaluation_datasets(ingested: Ingested, server: MlflowServer, content: Content) -> None:
+    for name, id_ in content.evaluation_datasets.items():
+        urn = str(evaluation_dataset_urn(id_, PROD))
+        if name == "of the retired":
+            continue
+        answer = server.session.get(f"{server.url}/api/3.0/mlflow/datasets/{id_}", timeout=60).json()["dataset"]
+        experiments = answer.pop("experiment_ids", [])
+        answer = {**answer, "tags": json.loads(answer["tags"]), "schema": json.loads(answer.get("schema", "{}"))}
+        answer["schema"].pop("version", None)  # of the form in which it is written
+        answer["profile"] = json.loads(answer.get("profile", "{}"))
+        found = leaves(answer, ("EvaluationDataset", ""))
+        said = Said(ingested, [urn])
+        keys = {*answer, "inputs", "outputs", "expectations", "num_records"}  # MLflow's own words
+        assert [value for _, value in found if value not in keys and not said.holds(value)] == []
+        names = {id_: name for name, id_ in content.experiments.items()}
+        assert all(said.holds(names[id_]) for id_ in experiments if id_ in names)
+
+
+def test_scorers(ingested: Ingested, server: MlflowServer, content: Content) -> None:
+    """But for ids and times of the scorer, and how its definition is written."""
+    listed = server.session.get(f"{server.url}/api/3.0/mlflow/scorers/list", timeout=60).json()["scorers"]
+    names = {id_: name for name, id_ in content.experiments.items()}
+    assert len(listed) == 3
+    for scorer in listed:
+        said = Said(ingested, [str(experiment_urn(names[str(scorer["experiment_id"])], PROD))])
+        left_out = {"scorer_id", "creation_time", "serialized_scorer"}
+        assert [key for key, value in scorer.items() if key not in left_out and not said.holds(value)] == []
+        definition = json.loads(scorer["serialized_scorer"])
+        judge = definition.get("instructions_judge_pydantic_data") or {}
+        assert all(said.holds(value) for value in (definition["name"], *judge.values()))

@@ -29,6 +29,7 @@ _SHOWN = (
     "models",
     "versions",
     "logged_models",
+    "evaluation_datasets",
     "kept_although_not_read",
     "cut",
     "names_shortened",

@@ -29,6 +29,7 @@ from datahub_mlflow_source.addresses import scheme_of, why_no_database, why_not,
 from datahub_mlflow_source.config_blocks import (
     ArtifactStoreConfig,
     DatabaseConfig,
+    DeploymentsConfig,
     LimitsConfig,
     LoggedModelsConfig,
     RecipeModel,
@@ -48,8 +49,10 @@ except ImportError:  # an acryl-datahub without `datahub recipe probe`: nobody r
 if TYPE_CHECKING:
     from datahub.ingestion.agent.verdicts import Verdict, VerdictContext
 
+WORKSPACE_HEADER = "X-MLFLOW-WORKSPACE"  # names the one that a request is about
 _LONGEST_INSTANCE = 100  # characters: as part of a URN, which has 512 bytes and holds a name too
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_WORKSPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _OF_EACH_REQUEST = frozenset({"connection", "content-length", "transfer-encoding"})
 
 
@@ -167,6 +170,13 @@ class MlflowSourceConfig(
     )
 
     # --- scope ---
+    workspaces: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        description="Which workspaces to read by name, where MLflow has several (3.10 and newer): `[default, team-a]`. "
+        "Without, all that this user may list. What is in another than `default` is in DataHub inside a container of "
+        "its own, and its models are called `<workspace>/<name>` in URNs. Falls back to `MLFLOW_WORKSPACE`.",
+    )
     experiment_pattern: Annotated[AllowDenyPattern, Filters("Experiment")] = Field(
         default_factory=AllowDenyPattern.allow_all,
         description="Which experiments to take by name, with their runs.",
@@ -244,6 +254,14 @@ class MlflowSourceConfig(
         description="Of which metrics, by name, all values are looked at, for the best of them: `{allow: ['^val_']}`. "
         "It goes into the custom properties of the run and of the versions it made. Costs a request or two for each "
         "hundred runs and metric; a database sums up itself.",
+    )
+    include_deployments: bool = Field(
+        default=False,
+        description="Takes where models are served, as deployments that their versions link to: endpoints of MLflow's "
+        "gateway (3.8 and newer), and what `deployments` names.",
+    )
+    deployments: DeploymentsConfig = Field(
+        default_factory=DeploymentsConfig, description="Where else models are served, beside MLflow's own server."
     )
     limits: LimitsConfig = Field(default_factory=LimitsConfig, description="How much of one entity is sent to DataHub.")
 
@@ -355,6 +373,18 @@ class MlflowSourceConfig(
             self._base_external_url_was_cleaned = "@" in given.netloc or bool(given.query)
         return self
 
+    @field_validator("workspaces")
+    @classmethod
+    def _are_names(cls, workspaces: list[str] | None) -> list[str] | None:
+        """As MLflow has them (`WorkspaceNameValidator`, mlflow/store/workspace/abstract_store.py)."""
+        for name in workspaces or ():
+            if not _WORKSPACE.fullmatch(name):
+                raise RecipeError(
+                    f"`workspaces`: {name!r} is no name of a workspace: they hold lower-case letters, digits and "
+                    "hyphens, up to 63. Patterns are not understood here"
+                )
+        return workspaces
+
     @field_validator("platform_instance")
     @classmethod
     def _is_part_of_a_urn(cls, name: str | None) -> str | None:
@@ -377,6 +407,8 @@ class MlflowSourceConfig(
             if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
                 which = repr(name) if key == "headers" else "one of the names"
                 raise RecipeError(f"`{key}`: {which} is no name of an HTTP header")
+            if name.lower() == WORKSPACE_HEADER.lower():
+                raise RecipeError(f"`{key}`: {name} is what `workspaces` says: use that")
             if name.lower() in _OF_EACH_REQUEST:
                 raise RecipeError(f"`{key}`: {name} is set by each request itself, leave it out")
         return headers
@@ -389,6 +421,12 @@ class MlflowSourceConfig(
         twice = {name.lower() for name in self.headers} & {name.lower() for name in self.headers_secret}
         if twice:
             raise RecipeError(f"in both `headers` and `headers_secret`: {', '.join(sorted(twice))}")
+        return self
+
+    @model_validator(mode="after")
+    def _deployments_are_wanted(self) -> MlflowSourceConfig:
+        if "deployments" in self.model_fields_set and not self.include_deployments:
+            raise RecipeError("`deployments` needs `include_deployments: true`")
         return self
 
     @model_validator(mode="after")

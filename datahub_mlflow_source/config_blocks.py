@@ -166,6 +166,70 @@ class ArtifactStoreConfig(RecipeModel):
         return self
 
 
+class ModelServerConfig(RecipeModel):
+    """A server that answers as `mlflow models serve` does: to `/ping` or `/health`, and to `/version`."""
+
+    name: str = Field(min_length=1, max_length=200, description="What it is called in DataHub.")
+    url: str = Field(
+        description="Where it is, `http://churn.models.svc:8080`. It is asked how it is, and nothing else."
+    )
+    model: str | None = Field(
+        default=None,
+        description="What it serves, as MLflow writes it: `models:/churn/3`, `models:/churn@champion`, "
+        "`models:/churn/Production`, `models:/churn/latest`, or `models:/m-…`. That version links to it.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, url: str) -> str:
+        if not url.lower().startswith(("http://", "https://")):
+            raise RecipeError("must start with http:// or https://")
+        return url
+
+    @field_validator("model")
+    @classmethod
+    def _is_model(cls, model: str | None) -> str | None:
+        if model and not re.fullmatch(r"models:/[^@]+(?:/[^/@]+|@[^/@]+)|models:/m-[0-9a-f]{32}", model):
+            raise RecipeError("must be like models:/churn/3 or models:/churn@champion")
+        return model
+
+
+class DeploymentTagsConfig(RecipeModel):
+    """Tags that people, or their pipelines, put on versions that they serve by means that MLflow doesn't know of."""
+
+    name: str = Field(
+        min_length=1,
+        description="Key of the tag whose value names the deployment; several, with commas between them.",
+    )
+    target: str = Field(
+        default="kubernetes",
+        min_length=1,
+        max_length=100,
+        description="What serves them, as part of their names in DataHub.",
+    )
+    url: str | None = Field(default=None, description="Key of the tag that holds its address.")
+    status: str | None = Field(
+        default=None, description="Key of the tag that says how it is: `running`, `stopped`, `failed` and the like."
+    )
+
+
+class DeploymentsConfig(RecipeModel):
+    """Serving that MLflow's server itself knows nothing of."""
+
+    targets: list[str] = Field(
+        default_factory=list,
+        description="Targets of `mlflow.deployments`, as MLflow's client takes them: `databricks`, "
+        "`sagemaker:/eu-west-1`, `http://gateway:5000`. Most need a plugin of MLflow's, whose own variables hold the "
+        "credentials.",
+    )
+    servers: list[ModelServerConfig] = Field(
+        default_factory=list, description="Model servers that nobody else knows of."
+    )
+    tags: DeploymentTagsConfig | None = Field(
+        default=None, description="Tags on versions that say where they are served: without, none are looked at."
+    )
+
+
 class LimitsConfig(RecipeModel):
     """How much of one entity is sent. What is cut is counted in the report, with examples.
 

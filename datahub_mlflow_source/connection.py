@@ -20,7 +20,7 @@ import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from datahub_mlflow_source.addresses import is_database, scheme_of, why_not, without_secrets
-from datahub_mlflow_source.config import MlflowSourceConfig
+from datahub_mlflow_source.config import WORKSPACE_HEADER, MlflowSourceConfig
 from datahub_mlflow_source.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ class Connection:
     def host(self) -> str:
         """For messages."""
         return urlsplit(self.url).netloc
+
+    def in_workspace(self, name: str) -> Connection:
+        """The same, asking for what is in this workspace (MLflow 3.10 and newer)."""
+        return replace(self, headers={**self.headers, WORKSPACE_HEADER: name})
 
 
 class PasswordAuth(HTTPBasicAuth):
@@ -136,6 +140,12 @@ def deployment(config: MlflowSourceConfig, environment: Mapping[str, str]) -> De
         servers = (tracking, tracking)
         warnings += more_warnings
     return Deployment(servers, (store, registry_store), warnings + config.warnings)
+
+
+def workspaces_of(config: MlflowSourceConfig, environment: Mapping[str, str]) -> list[str] | None:
+    """Those that are to be read; None: all."""
+    named = environment.get("MLFLOW_WORKSPACE", "").strip()
+    return config.workspaces or ([named] if named else None)
 
 
 def connections(

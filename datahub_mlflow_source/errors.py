@@ -14,6 +14,8 @@ and never a secret. What is left out because of one odd entity is no exception b
 
 from __future__ import annotations
 
+GONE = "RESOURCE_DOES_NOT_EXIST"  # MLflow's own code
+
 
 class ConnectorError(Exception):
     """Root of the errors that this connector raises itself."""

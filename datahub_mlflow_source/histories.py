@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from datahub_mlflow_source.errors import PageError, ServerError
@@ -31,21 +31,25 @@ class MetricHistories:
             yield from batch
 
     def _with_histories(self, runs: list[Run]) -> list[Run]:
+        experiment_of = {run.run_id: run.experiment_id for run in runs}
         keys_of = {run.run_id: [metric.key for metric in run.metrics if self._wanted(metric.key)] for run in runs}
-        found = self._read({run_id: keys for run_id, keys in keys_of.items() if keys})
+        found = self._read({run_id: keys for run_id, keys in keys_of.items() if keys}, experiment_of)
         return [replace(run, histories=found.get(run.run_id, ())) for run in runs]
 
-    def _read(self, keys_of: dict[str, list[str]]) -> dict[str, tuple[MetricHistory, ...]]:
+    def _read(
+        self, keys_of: dict[str, list[str]], experiment_of: Mapping[str, str]
+    ) -> dict[str, tuple[MetricHistory, ...]]:
         """In halves, where a row can't be read, until only its run is left out."""
         if not keys_of or self._failures >= _GIVEN_UP_AFTER:
             return {}
         try:
-            found = self._reader.metric_histories(keys_of)
+            found = self._reader.metric_histories(keys_of, experiment_of)
         except PageError as error:
             if len(keys_of) > 1:
                 items = list(keys_of.items())
                 middle = len(items) // 2
-                return {**self._read(dict(items[:middle])), **self._read(dict(items[middle:]))}
+                halves = dict(items[:middle]), dict(items[middle:])
+                return {**self._read(halves[0], experiment_of), **self._read(halves[1], experiment_of)}
             self._tell(keys_of, error)
             return {}
         except ServerError as error:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from datahub.emitter.mcp import MetadataChangeProposalWrapper
 from datahub.ingestion.graph.client import DataHubGraph
 
+from datahub_mlflow_source.deployments import DeploymentWalk
 from datahub_mlflow_source.histories import MetricHistories
 from datahub_mlflow_source.mapping.datasets import (
     InputDataset,
@@ -17,18 +18,19 @@ from datahub_mlflow_source.mapping.datasets import (
     platform_of,
     upstream_of,
 )
-from datahub_mlflow_source.mapping.experiments import map_experiment, map_registry
+from datahub_mlflow_source.mapping.experiments import map_experiment, map_registry, map_workspace
 from datahub_mlflow_source.mapping.rules import Entity, Rules, alive
 from datahub_mlflow_source.mapping.runs import map_run
 from datahub_mlflow_source.mapping.stages import stage_tags
-from datahub_mlflow_source.mapping.urns import experiment_urn, registry_urn, run_urn
+from datahub_mlflow_source.mapping.urns import experiment_urn, registry_urn, run_urn, workspace_urn
 from datahub_mlflow_source.measure_walk import MeasureWalk
 from datahub_mlflow_source.model_files import ModelFiles
 from datahub_mlflow_source.outgoing import Outgoing, Units
 from datahub_mlflow_source.progress import STAGE_OF_RUNS, Progress
 from datahub_mlflow_source.readers.artifacts import Artifacts
 from datahub_mlflow_source.readers.base import WHOLE, Reader, RunScope
-from datahub_mlflow_source.records import Experiment, LoggedModel, Run, Unreadable
+from datahub_mlflow_source.readers.serving import Serving
+from datahub_mlflow_source.records import DEFAULT_WORKSPACE, Experiment, LoggedModel, Run, Unreadable, in_workspace
 from datahub_mlflow_source.registry_walk import RegistryWalk
 from datahub_mlflow_source.removal import RemovalGuard, datahub_has
 from datahub_mlflow_source.report import MlflowSourceReport, Tally
@@ -48,6 +50,7 @@ class Ingestion:
         self,
         reader: Reader,
         artifacts: Artifacts | None,
+        serving: Serving,
         rules: Rules,
         selection: Selection,
         guard: RemovalGuard,
@@ -60,6 +63,7 @@ class Ingestion:
         self._guard = guard
         self._report = report
         self._graph = graph
+        self._workspaces = reader.workspaces() or []
         self._experiments: dict[str, Experiment] = {}
         self._run_inputs = RunInputs()
         self._inputs_of: tuple[Run | None, Sequence[InputDataset]] = None, ()
@@ -74,9 +78,16 @@ class Ingestion:
         wanted = selection.metric_history
         self._histories = MetricHistories(reader, wanted, report) if wanted else None
         self._measured = MeasureWalk(reader, rules, selection, self._outgoing, guard, report, self._read)
+        self._deployments = (
+            DeploymentWalk(
+                *(reader, serving, selection.deployment_tags, rules, self._outgoing, guard, report),
+            )
+            if selection.include_deployments
+            else None
+        )
         self._made = RegistryWalk(
             *(rules, selection, self._outgoing, guard, report, self._unread, self._state),
-            *(self._files, self._inputs, self._experiment_name),
+            *(self._files, self._inputs, self._deployments, self._experiments.__getitem__),
         )
 
     def work_units(self) -> Units:
@@ -102,16 +113,19 @@ class Ingestion:
         with self._report.new_stage("Experiments"):
             if self._leads:
                 yield from self._stage_tags()
+                yield from self._all_workspaces()
             yield from self._all_experiments()
         runs = self._runs_of_selected()
+        if self._deployments:
+            with self._report.new_stage("Deployments"):
+                self._deployments.read()
         with self._report.new_stage("Registry"):
             self._made.read_registry(self._timed(self._reader.registry()))
             if self._selection.include_prompts:
                 self._made.read_registry(self._timed(self._reader.prompts()))
         if self._leads and self._selection.include_datasets:
             with self._report.new_stage("Evaluation datasets"):
-                names = {id_: self._experiment_name(id_) for id_ in self._selected_ids()}
-                yield from self._measured.datasets(names)
+                yield from self._measured.datasets({id_: self._experiments[id_] for id_ in self._selected_ids()})
         if self._selection.include_logged_models:
             with self._report.new_stage("Logged models"):
                 self._read_logged_models()
@@ -128,6 +142,8 @@ class Ingestion:
         if self._leads:
             with self._report.new_stage("Registered models"):
                 yield from self._made.models(self._registry)
+                if self._deployments:
+                    yield from self._deployments.work_units(self._experiments)
         if self._shard == WHOLE:
             registered = {} if self._guard.collects else self._state.registered
             yield from superseded_units(registered, self._rules, self._outgoing, self._graph)
@@ -142,6 +158,19 @@ class Ingestion:
                 yield from self._outgoing.work_units(Entity(tag.urn, [alive()]))
             else:
                 yield from self._outgoing.work_units(tag)
+
+    def _all_workspaces(self) -> Units:
+        tally = self._report.workspaces
+        for workspace in self._workspaces:
+            if workspace.name == DEFAULT_WORKSPACE:
+                continue
+            tally.read += 1
+            yield from self._outgoing.send(
+                tally,
+                workspace.name,
+                partial(workspace_urn, workspace.name, self._rules.naming),
+                partial(map_workspace, workspace, self._rules),
+            )
 
     def _all_experiments(self) -> Units:
         tally = self._report.experiments if self._leads else Tally()
@@ -158,10 +187,12 @@ class Ingestion:
             yield from self._outgoing.send(
                 tally,
                 experiment.name,
-                partial(experiment_urn, experiment.name, self._rules.naming),
+                partial(experiment_urn, experiment.name, self._rules.naming, experiment.workspace),
                 partial(map_experiment, experiment, self._measured.of_experiment(experiment), self._rules),
             )
-        same_name = any(e.name == "registry" and self._selected(e) for e in self._experiments.values())
+        same_name = any(
+            e.name == "registry" and not e.workspace and self._selected(e) for e in self._experiments.values()
+        )
         self._registry = registry_urn(self._rules.naming, beside_experiment_of_that_name=same_name)
         if self._leads:
             yield from self._outgoing.work_units(map_registry(self._registry, self._rules))
@@ -200,7 +231,9 @@ class Ingestion:
         if include == "registered":
             runs = self._reader.runs_by_id(self._made.waited_for(), self._selected_ids(), self._selection.runs)
         counts = self._reader.run_counts(self._selected_ids(), self._selection.runs) if include == "all" else None
-        progress = Progress(self._report, self._experiment_names(), counts, self._shard)
+        names = {id_: in_workspace(e.name, e.workspace) for id_, e in self._experiments.items()}
+        in_order = counts is not None or len(self._workspaces) < 2
+        progress = Progress(self._report, names, counts, self._shard, in_order=in_order)
         for run in self._with_all(self._read(runs, self._report.runs)):
             progress.passed(run)
             yield from self._run(run)
@@ -249,9 +282,9 @@ class Ingestion:
 
         def mapped() -> Entity:
             versions, logged_models = self._made.made_by(run)
-            name = self._experiment_name(run.experiment_id)
+            experiment = self._experiments[run.experiment_id]
             used = self._made.models_used_by(run, logged_models)
-            return map_run(run, name, versions, logged_models, self._inputs(run), used, self._rules)
+            return map_run(run, experiment, versions, logged_models, self._inputs(run), used, self._rules)
 
         make_urn = partial(run_urn, run.run_id, self._rules.naming)
         yield from self._outgoing.send(tally, run.run_id, make_urn, mapped)
@@ -298,15 +331,12 @@ class Ingestion:
     def _experiment_names(self) -> dict[str, str]:
         return {id_: experiment.name for id_, experiment in self._experiments.items()}
 
-    def _experiment_name(self, experiment_id: str) -> str:
-        return self._experiments[experiment_id].name
-
     def _inputs(self, run: Run) -> Sequence[InputDataset]:
         """The run's datasets: asked for by the run, and then by each model that it made."""
         if not self._selection.include_datasets:
             return []
         if self._inputs_of[0] is not run:
-            self._inputs_of = run, self._run_inputs.of(run, self._experiment_name(run.experiment_id), self._rules)
+            self._inputs_of = run, self._run_inputs.of(run, self._experiments[run.experiment_id], self._rules)
         return self._inputs_of[1]
 
     def _read(self, records: Iterator[T | Unreadable], tally: Tally | None) -> Iterator[T]:

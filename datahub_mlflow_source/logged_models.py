@@ -33,10 +33,10 @@ class LoggedModelIndex:
     def add_version(self, version: ModelVersion) -> None:
         """That was made of one, the first of several."""
         if version.model_id and version.model_id not in self._version_of:
-            self._version_of[version.model_id] = (version.name, version.version)
+            self._version_of[version.model_id] = (version.full_name, version.version)
 
     def version_of(self, model_id: str) -> tuple[str, str] | None:
-        """Name and number of the version that was made of it."""
+        """Full name and number of the version that was made of it."""
         return self._version_of.get(model_id)
 
     def add_of_its_own(self, model_id: str) -> None:

@@ -70,8 +70,8 @@ class MeasureWalk:
         id_ = experiment.experiment_id
         return Measured(self._scorers.get(id_, ()), self._traces.get(id_))
 
-    def datasets(self, experiments: Mapping[str, str]) -> Units:
-        """Those of an experiment that is sent, names by id, and those of none at all."""
+    def datasets(self, experiments: Mapping[str, Experiment]) -> Units:
+        """Those of an experiment that is sent, by id, and those of none at all."""
         found = self._reader.evaluation_datasets(list(experiments))
         if found is None:
             self._report.info(

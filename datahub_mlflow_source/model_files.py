@@ -214,19 +214,19 @@ def file_of_version(version: ModelVersion, run: Run | None, logged: LoggedModel 
     folder = _folder(version, run, logged)
     return WantedFile(
         key=version_key(version),
-        shown=f"{version.name} version {version.version}",
+        shown=f"{version.full_name} version {version.version}",
         folder=folder,
         kept=mlmodel.kept_by_run(run.tags, folder.path_in_run) if run and folder.path_in_run else None,
         wants_card=not (version.description or tag_value(version.tags, NOTE)),
     )
 
 
-def file_of_logged_model(model: LoggedModel) -> WantedFile:
-    """The same for a logged model that no version was made of."""
+def file_of_logged_model(model: LoggedModel, workspace: str) -> WantedFile:
+    """The same for a logged model of this workspace that no version was made of."""
     return WantedFile(
         key=model.model_id,
         shown=f"{model.name} ({model.model_id})",
-        folder=ModelFolder(uri=model.artifact_uri, model_id=model.model_id),
+        folder=ModelFolder(uri=model.artifact_uri, model_id=model.model_id, workspace=workspace),
         kept=None,
         wants_card=not tag_value(model.tags, NOTE),
     )
@@ -234,7 +234,7 @@ def file_of_logged_model(model: LoggedModel) -> WantedFile:
 
 def version_key(version: ModelVersion) -> str:
     """Of its file."""
-    return f"{version.name}\n{version.version}"
+    return f"{version.full_name}\n{version.version}"
 
 
 def _folder(version: ModelVersion, run: Run | None, logged: LoggedModel | None) -> ModelFolder:
@@ -252,4 +252,5 @@ def _folder(version: ModelVersion, run: Run | None, logged: LoggedModel | None) 
         model_id=version.model_id,
         run_id=run.run_id if run and path else "",
         path_in_run=path,
+        workspace=version.workspace,
     )

@@ -17,12 +17,12 @@ from datahub.ingestion.agent.provider_helpers import ProbeProviderBase, echoed, 
 from datahub.ingestion.agent.verdicts import ProbeArgumentError, ProbeConnectionError, Verdict, VerdictContext
 
 from datahub_mlflow_source.config import MlflowSourceConfig
-from datahub_mlflow_source.connection import Connection, deployment
-from datahub_mlflow_source.errors import PageError, RecipeError, ServerError
+from datahub_mlflow_source.connection import Connection, deployment, workspaces_of
+from datahub_mlflow_source.errors import GONE, PageError, RecipeError, ServerError
 from datahub_mlflow_source.readers.http import MlflowHttp
 from datahub_mlflow_source.readers.paging import offset_token
 from datahub_mlflow_source.readers.rest import RestReader
-from datahub_mlflow_source.records import Unreadable
+from datahub_mlflow_source.records import DEFAULT_WORKSPACE, Unreadable
 from datahub_mlflow_source.source import selection_of
 
 Listed = dict[str, Any]  # one entity; `name` is what patterns are matched against
@@ -99,8 +99,14 @@ class MlflowProbe(ProbeProviderBase):
         where = deployment(config, os.environ)
         if not where.servers:
             raise RecipeError("a database can't be probed: give the MLflow server in `tracking_uri`, beside it")
-        probe = cls(config, *where.servers)
+        workspace, *others = workspaces_of(config, os.environ) or [DEFAULT_WORKSPACE]
+        servers = where.servers
+        if workspace != DEFAULT_WORKSPACE:
+            servers = servers[0].in_workspace(workspace), servers[1].in_workspace(workspace)
+        probe = cls(config, *servers)
         probe.warnings.extend(where.warnings)
+        if others:
+            probe.warnings.append(f"only the workspace {workspace} is looked at, the first of `workspaces`")
         return probe
 
     @_told
@@ -228,7 +234,7 @@ class MlflowProbe(ProbeProviderBase):
         try:
             found = self._tracking.get("experiments/get-by-name", {"experiment_name": name})
         except ServerError as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if error.error_code != GONE:
                 raise
         else:
             return str(found["experiment"]["experiment_id"])

@@ -31,13 +31,17 @@ class Progress:
         names: Mapping[str, str],
         counts: Mapping[str, int] | None,
         shard: Shard = WHOLE,
+        *,
+        in_order: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`names` and `counts` are of experiments, by id: how many runs each has; None where nobody knows.
 
+        `in_order`: they come by their ids, of which each is as far in all of them as it says.
         Who counts runs, cuts them by their ids too: then what comes before a run is not all of its shard.
         """
         self._report, self._names, self._counts, self._clock = report, names, counts, clock
+        self._in_order = in_order
         self._shard = shard if counts is not None else WHOLE
         self._read: Counter[str] = Counter()
         self._began = self._told = self._noted = clock()
@@ -49,7 +53,7 @@ class Progress:
         if now - self._noted < _NOTED_EVERY_SECONDS:
             return
         self._noted = now
-        share = share_before(run.run_id)
+        share = share_before(run.run_id) if self._in_order else None
         share = None if share is None else min(max(share * self._shard.count - self._shard.index, 0.0), 1.0)
         self._report.share_of_runs = share or 0.0
         if now - self._told >= _TOLD_EVERY_SECONDS:

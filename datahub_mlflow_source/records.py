@@ -62,6 +62,20 @@ class DatasetInput:
     tags: Tags  # of the input, not of the dataset: "mlflow.data.context" is one
 
 
+DEFAULT_WORKSPACE = "default"  # where everything is, unless a server was told to have several (MLflow 3.10)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A part of MLflow with experiments, models and permissions of its own."""
+
+    name: str
+    description: str = ""
+    artifact_root: str = ""  # where its experiments keep their files, unless they say otherwise
+    trace_archival_location: str = ""
+    trace_archival_retention: str = ""  # "30d"
+
+
 @dataclass(frozen=True, slots=True)
 class Experiment:
     experiment_id: str
@@ -71,6 +85,7 @@ class Experiment:
     creation_time: int | None
     last_update_time: int | None
     tags: Tags
+    workspace: str = ""  # but the default one
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +115,12 @@ class RegisteredModel:
     description: str
     tags: Tags
     aliases: Tags  # (alias, version)
+    workspace: str = ""  # but the default one
+
+    @property
+    def full_name(self) -> str:
+        """As no other has it: two workspaces may have models of one name."""
+        return in_workspace(self.name, self.workspace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +142,17 @@ class ModelVersion:
     aliases_known: bool = True  # False where that could not be read, or was not there yet when models were listed
     model_id: str = ""  # of the logged model that was registered; empty before MLflow 3, and for other sources
     storage_location: str = ""  # where its files really are; only MLflow's database says it
+    workspace: str = ""  # but the default one
+
+    @property
+    def full_name(self) -> str:
+        """Of the registered model, as no other has it."""
+        return in_workspace(self.name, self.workspace)
+
+
+def in_workspace(model: str, workspace: str) -> str:
+    """The name of a model as no other has it: by itself none holds a slash."""
+    return f"{workspace}/{model}" if workspace else model
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +216,24 @@ class TraceCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelDeployment:
+    """Where a model answers: an endpoint of MLflow's gateway, a server, a deployment of another target."""
+
+    target: str  # "gateway", or as the recipe names it
+    name: str
+    status: str = ""  # as whoever runs it says it; empty where nobody does
+    url: str = ""
+    creation_time: int | None = None
+    last_updated_time: int | None = None
+    models: tuple[str, ...] = ()  # of MLflow, as its addresses have them: `models:/churn/3`, `models:/churn@champion`
+    said: Tags = ()  # all else
+    tags: Tags = ()
+    endpoint_id: str = ""  # in MLflow's gateway
+    experiment_id: str = ""  # that an endpoint of the gateway leaves its traces in
+    workspace: str = ""  # but the default one
+
+
+@dataclass(frozen=True, slots=True)
 class Flavor:
     """One form in which a model can be loaded."""
 
@@ -213,6 +263,7 @@ class ModelFolder:
     model_id: str = ""  # of the logged model
     run_id: str = ""  # where it is in the artifacts of a run, at this path
     path_in_run: str = ""
+    workspace: str = ""  # but the default one
 
 
 # What became of a model file: `tag` where the run kept a copy of it among its tags.
@@ -226,7 +277,9 @@ class FoundFile:
     card: str = ""  # the text of the model card beside it
 
 
-Kind = Literal["experiment", "run", "registered model", "model version", "logged model", "evaluation dataset"]
+Kind = Literal[
+    "experiment", "run", "registered model", "model version", "logged model", "evaluation dataset", "deployment"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from datahub.emitter.mcp import MetadataChangeProposalWrapper
 from datahub.ingestion.api.workunit import MetadataWorkUnit
 from datahub.metadata.urns import ContainerUrn, MlModelUrn
 
+from datahub_mlflow_source.deployments import DeploymentWalk
 from datahub_mlflow_source.logged_models import LoggedModelIndex
 from datahub_mlflow_source.mapping.datasets import InputDataset
 from datahub_mlflow_source.mapping.logged_models import map_logged_model
@@ -25,7 +26,7 @@ from datahub_mlflow_source.model_files import (
     version_key,
 )
 from datahub_mlflow_source.outgoing import Outgoing, Units
-from datahub_mlflow_source.records import LoggedModel, ModelVersion, RegisteredModel, Run, Unreadable
+from datahub_mlflow_source.records import Experiment, LoggedModel, ModelVersion, RegisteredModel, Run, Unreadable
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.report import MlflowSourceReport, Tally
 from datahub_mlflow_source.selection import Selection
@@ -52,11 +53,13 @@ class RegistryWalk:
         state: ShardState,
         files: ModelFiles | None,
         inputs_of: InputsOf,
-        experiment_name: Callable[[str], str],
+        deployments: DeploymentWalk | None,
+        experiment: Callable[[str], Experiment],
     ) -> None:
         self._rules, self._selection, self._outgoing, self._guard = rules, selection, outgoing, guard
         self._report, self._unread, self._state = report, unread, state
-        self._files, self._inputs_of, self._experiment_name = files, inputs_of, experiment_name
+        self._files, self._inputs_of, self._experiment = files, inputs_of, experiment
+        self._deployments = deployments
         self._models: list[RegisteredModel] = []
         self._versions = VersionIndex(selection.versions_in_memory)
         self._logged = LoggedModelIndex(selection.most_logged_models)
@@ -93,11 +96,13 @@ class RegistryWalk:
             else:
                 self._versions.add(record)
                 self._logged.add_version(record)
+                if self._deployments:
+                    self._deployments.saw(record)
                 if is_prompt(record.tags):
                     self._add_prompt(record)
 
     def _add_prompt(self, version: ModelVersion) -> None:
-        prompt = (version.name, version.version)
+        prompt = (version.full_name, version.version)
         self._has_prompts = True
         self._prompts.add("\n".join(prompt))
         for run_id in runs_that_used(version):
@@ -157,12 +162,13 @@ class RegistryWalk:
     def _prompts_used_by(self, run: Run, logged_models: Iterable[LoggedModel]) -> list[PromptVersion]:
         if not self._has_prompts:
             return []
-        said = {*self._prompts_of_run.get(run.run_id, ()), *linked_prompts(run.tags)}
+        workspace = self._experiment(run.experiment_id).workspace
+        said = {*self._prompts_of_run.get(run.run_id, ()), *linked_prompts(run.tags, workspace)}
         for model in logged_models:
-            said.update(linked_prompts(model.tags))
+            said.update(linked_prompts(model.tags, workspace))
         for version in self._versions.of_run(run.run_id):
             if registered := self._logged.registered(version.model_id):
-                said.update(linked_prompts(registered.tags))
+                said.update(linked_prompts(registered.tags, workspace))
         return sorted(prompt for prompt in said if self._prompts.may_have("\n".join(prompt)))
 
     # --- model files ---
@@ -175,17 +181,20 @@ class RegistryWalk:
         for version in self._versions.of_run(run.run_id):
             yield from self._file_of_version(version, run)
         if self._selection.include_artifacts == "all":
-            yield from map(file_of_logged_model, self._logged.of_run(run.run_id))
+            yield from map(self._file_of_logged_model, self._logged.of_run(run.run_id))
 
     def _file_of_version(self, version: ModelVersion, run: Run | None = None) -> Iterator[WantedFile]:
         """None, where the recipe doesn't choose it, or it is a prompt, which has no file."""
         if is_prompt(version.tags):
             return
-        is_latest = self._versions.latest(version.name) == version.version
+        is_latest = self._versions.latest(version.full_name) == version.version
         current = is_latest or version.aliases or version.stage in _STAGES_IN_USE
         if current or self._selection.include_artifacts == "all":
             logged = self._logged.registered(version.model_id) or self._logged_as(version, run)
             yield file_of_version(version, run, logged)
+
+    def _file_of_logged_model(self, model: LoggedModel) -> WantedFile:
+        return file_of_logged_model(model, self._experiment(model.experiment_id).workspace)
 
     def _logged_as(self, version: ModelVersion, run: Run | None) -> LoggedModel | None:
         """The logged model that `runs:/<run>/<name>` stands for, since MLflow 3."""
@@ -222,18 +231,18 @@ class RegistryWalk:
         """The same."""
         left = self._logged.take_all()
         if self._files and self._selection.include_artifacts == "all":
-            left = self._files.ahead(left, lambda model: [file_of_logged_model(model)])
+            left = self._files.ahead(left, lambda model: [self._file_of_logged_model(model)])
         for model in left:
             yield from self._logged_model(model, None, run_is_sent=False)
 
     def models(self, registry: ContainerUrn) -> Units:
         """At the end, when it is known which of their versions' runs were sent."""
         for model in self._models:
-            latest, run_ids = self._versions.latest(model.name), self._versions.runs_sent(model.name)
+            latest, run_ids = self._versions.latest(model.full_name), self._versions.runs_sent(model.full_name)
             yield from self._outgoing.send(
                 self._report.models,
-                model.name,
-                partial(model_group_urn, model.name, self._rules.naming),
+                model.full_name,
+                partial(model_group_urn, model.full_name, self._rules.naming),
                 partial(map_model, model, latest, run_ids, registry, self._rules),
             )
 
@@ -246,12 +255,13 @@ class RegistryWalk:
         def mapped() -> Entity:
             inputs = self._inputs_of(run) if run and run_is_sent else []
             file = self._files.of(version_key(version)) if self._files else None
-            return map_version(version, run, run_is_sent, logged, file, inputs, registry, self._rules)
+            served = self._deployments.of_version(version) if self._deployments else ()
+            return map_version(version, run, run_is_sent, logged, file, inputs, served, registry, self._rules)
 
-        make_urn = partial(model_version_urn, version.name, version.version, self._rules.naming)
+        make_urn = partial(model_version_urn, version.full_name, version.version, self._rules.naming)
         tally = self._report.versions
         sent = tally.sent
-        yield from self._outgoing.send(tally, f"{version.name} version {version.version}", make_urn, mapped)
+        yield from self._outgoing.send(tally, f"{version.full_name} version {version.version}", make_urn, mapped)
         if tally.sent == sent:
             self._keep_logged_model_of(version)
             return
@@ -274,9 +284,9 @@ class RegistryWalk:
 
         def mapped() -> Entity:
             inputs = self._inputs_of(run) if run and run_is_sent else []
-            name = self._experiment_name(model.experiment_id)
+            experiment = self._experiment(model.experiment_id)
             file = self._files.of(model.model_id) if self._files else None
-            return map_logged_model(model, run, run_is_sent, file, inputs, name, self._rules)
+            return map_logged_model(model, run, run_is_sent, file, inputs, experiment, self._rules)
 
         make_urn = partial(logged_model_urn, model.model_id, self._rules.naming)
         yield from self._outgoing.send(tally, f"{model.name} ({model.model_id})", make_urn, mapped)
@@ -289,7 +299,7 @@ class RegistryWalk:
         return self._unread.runs_missing or run_id in self._unread.run_ids
 
     def _version_stays(self, version: ModelVersion) -> bool:
-        urn = str(model_version_urn(version.name, version.version, self._rules.naming))
+        urn = str(model_version_urn(version.full_name, version.version, self._rules.naming))
         if not self._stays_as_it_was(urn, self._report.versions):
             return False
         self._keep_logged_model_of(version)
@@ -318,5 +328,5 @@ class RegistryWalk:
         for version in self._versions.take(run.run_id):
             if is_sent:
                 self._versions.run_sent(version)
-            urn = model_version_urn(version.name, version.version, self._rules.naming)
+            urn = model_version_urn(version.full_name, version.version, self._rules.naming)
             self._state.handed_over.append(str(urn))

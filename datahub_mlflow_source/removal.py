@@ -30,6 +30,7 @@ from datahub.metadata.urns import (
     ContainerUrn,
     DataProcessInstanceUrn,
     DatasetUrn,
+    MlModelDeploymentUrn,
     MlModelGroupUrn,
     MlModelUrn,
 )
@@ -54,6 +55,7 @@ _TYPES_OF: dict[Kind, tuple[str, ...]] = {
     "model version": (MlModelUrn.ENTITY_TYPE, _LOGGED_MODEL_TYPE),
     "logged model": (_LOGGED_MODEL_TYPE,),
     "evaluation dataset": (_EVALUATION_TYPE,),
+    "deployment": (MlModelDeploymentUrn.ENTITY_TYPE,),
 }
 # Permission that was lost looks like deletion: MLflow leaves out of a search what one may not read. So what is gone is
 # judged by its share, type by type, and with it what hangs on it. Not judged are datasets by name alone, which the
@@ -65,6 +67,7 @@ _KIND_OF: dict[str, Kind] = {
     MlModelUrn.ENTITY_TYPE: "model version",
     _LOGGED_MODEL_TYPE: "logged model",
     _EVALUATION_TYPE: "evaluation dataset",
+    MlModelDeploymentUrn.ENTITY_TYPE: "deployment",
 }
 _LOGGED_MODEL = re.compile(r"urn:li:mlModel:\(urn:li:dataPlatform:mlflow,(.*\.)?m-[0-9a-f]{32},\w+\)", re.DOTALL)
 _FOR_EVALUATION = re.compile(r"urn:li:dataset:\(urn:li:dataPlatform:mlflow,(.*\.)?d-[0-9a-f]{32},\w+\)", re.DOTALL)

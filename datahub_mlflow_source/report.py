@@ -48,6 +48,7 @@ class MlflowSourceReport(StaleEntityRemovalSourceReport):
     progress: str = ""  # of the runs
     share_of_runs: float = 0.0  # passed so far, from 0 to 1, as far as their ids tell
     runs_by_experiment: dict[str, str] = field(default_factory=dict)  # read, of how many; the largest experiments
+    workspaces: Tally = field(default_factory=Tally)  # other than the default one
     experiments: Tally = field(default_factory=Tally)
     runs: Tally = field(default_factory=Tally)
     datasets: Tally = field(default_factory=Tally)
@@ -55,6 +56,7 @@ class MlflowSourceReport(StaleEntityRemovalSourceReport):
     versions: Tally = field(default_factory=Tally)
     logged_models: Tally = field(default_factory=Tally)  # that no version was made of
     evaluation_datasets: Tally = field(default_factory=Tally)
+    deployments: Tally = field(default_factory=Tally)
     model_files: ModelFilesTally = field(default_factory=ModelFilesTally)
     kept_although_not_read: int = 0  # entities of an earlier ingestion, not removed because of an error
     cut: LossyList[str] = field(default_factory=LossyList)  # more than `limits` allow

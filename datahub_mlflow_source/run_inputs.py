@@ -8,7 +8,7 @@ from datahub.utilities.file_backed_collections import FileBackedDict
 
 from datahub_mlflow_source.mapping.datasets import InputDataset, input_dataset
 from datahub_mlflow_source.mapping.rules import Rules
-from datahub_mlflow_source.records import Run
+from datahub_mlflow_source.records import Experiment, Run
 
 # With their schemas, a thousand may be a gigabyte: the rest is in a temporary file.
 _IN_MEMORY = 1000
@@ -22,9 +22,9 @@ class RunInputs:
     def __init__(self) -> None:
         self._datasets: FileBackedDict[tuple[SaidAt, InputDataset]] = FileBackedDict(cache_max_size=_IN_MEMORY)
 
-    def of(self, run: Run, experiment_name: str, rules: Rules) -> Sequence[InputDataset]:
+    def of(self, run: Run, experiment: Experiment, rules: Rules) -> Sequence[InputDataset]:
         """The run's datasets, which are remembered."""
-        inputs = [input_dataset(dataset, experiment_name, rules) for dataset in run.datasets]
+        inputs = [input_dataset(dataset, experiment, rules) for dataset in run.datasets]
         said_at = (run.start_time or 0, run.run_id)
         for dataset in inputs:
             known = self._datasets.get(str(dataset.urn))

@@ -12,6 +12,16 @@ Allowed = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
+class DeploymentTags:
+    """Keys of tags on versions that say where they are served."""
+
+    target: str
+    name: str
+    url: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """Entity by entity, and switch by switch."""
 
@@ -25,6 +35,8 @@ class Selection:
     include_datasets: bool
     include_prompts: bool
     include_traces: bool
+    include_deployments: bool
+    deployment_tags: DeploymentTags | None
     include_logged_models: bool
     logged_model: Allowed
     most_logged_models: int  # of one run

@@ -31,18 +31,19 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.config_blocks import RemovalConfig
-from datahub_mlflow_source.connection import DatabricksAuth, Deployment, deployment
+from datahub_mlflow_source.connection import DatabricksAuth, Deployment, deployment, workspaces_of
 from datahub_mlflow_source.errors import GivenUpError, RecipeError, ServerError
 from datahub_mlflow_source.ingestion import Ingestion
 from datahub_mlflow_source.mapping.rules import Limits, Rules, Web
 from datahub_mlflow_source.mapping.urns import PLATFORM, Naming
 from datahub_mlflow_source.readers.artifacts import Artifacts
 from datahub_mlflow_source.readers.base import WHOLE, Reader, RunScope, Shard
-from datahub_mlflow_source.readers.rest import RestReader
+from datahub_mlflow_source.readers.rest_workspaces import RestWorkspaces
+from datahub_mlflow_source.readers.serving import ModelServer, Serving
 from datahub_mlflow_source.readers.stores import S3Settings, Stores
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.report import MlflowSourceReport
-from datahub_mlflow_source.selection import Selection
+from datahub_mlflow_source.selection import DeploymentTags, Selection
 from datahub_mlflow_source.state.shards import ShardHandler, ShardState
 
 # Python would go through all that DataHub has loaded once more before the process ends: a third of a second.
@@ -98,6 +99,7 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
         try:
             where = deployment(config, os.environ)
             self._reader = _reader(where, config)
+            self._serving = _serving(config)
         except RecipeError as error:
             raise _as_validation_error(error) from error
         self._artifacts = _artifacts(where, config)
@@ -158,7 +160,10 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
             patches=self._patches_are_taken(),
             hold_datasets=shard and (self.closing_follows or self._shard_handler is not None),
         )
-        ingestion = Ingestion(self._reader, self._artifacts, self._rules, selection, guard, self.report, self.ctx.graph)
+        rules = self._rules.with_workspaces() if self._reader.workspaces() else self._rules
+        ingestion = Ingestion(
+            self._reader, self._artifacts, self._serving, rules, selection, guard, self.report, self.ctx.graph
+        )
         try:
             for unit in ingestion.work_units():
                 if self.given_up:
@@ -246,12 +251,13 @@ def _as_validation_error(error: RecipeError) -> ValidationError:
 
 def _reader(where: Deployment, config: MlflowSourceConfig) -> Reader:
     """Raises RecipeError where something that it needs is not installed."""
+    workspaces = workspaces_of(config, os.environ)
     if where.databases:
         from datahub_mlflow_source.readers.sql import SqlReader  # SQLAlchemy: half a second to import
 
-        return SqlReader(*where.databases, config.page_size)
+        return SqlReader(*where.databases, config.page_size, workspaces)
     if where.servers:
-        return RestReader(*where.servers, config.page_size, config.max_workers)
+        return RestWorkspaces(*where.servers, config.page_size, config.max_workers, workspaces)
     raise AssertionError("a deployment is one or the other")
 
 
@@ -272,6 +278,12 @@ def _artifacts(where: Deployment, config: MlflowSourceConfig) -> Artifacts | Non
         else S3Settings()
     )
     return Artifacts(where.servers, Stores(settings), read_straight=store is not None)
+
+
+def _serving(config: MlflowSourceConfig) -> Serving:
+    """What the recipe says is served beside MLflow."""
+    servers = [ModelServer(server.name, server.url, server.model or "") for server in config.deployments.servers]
+    return Serving(servers, config.deployments.targets)
 
 
 def _rules(config: MlflowSourceConfig, tracking_url: str | None = None, registry_url: str | None = None) -> Rules:
@@ -322,6 +334,7 @@ def selection_of(config: MlflowSourceConfig) -> Selection:
         latest_per_experiment=config.max_runs_per_experiment,
         shard=_shard(config),
     )
+    tags = config.deployments.tags
     return Selection(
         experiment=config.experiment_pattern.allowed,
         model=config.model_pattern.allowed,
@@ -333,6 +346,8 @@ def selection_of(config: MlflowSourceConfig) -> Selection:
         include_datasets=config.include_datasets,
         include_prompts=config.include_prompts,
         include_traces=config.include_traces,
+        include_deployments=config.include_deployments,
+        deployment_tags=DeploymentTags(tags.target, tags.name, tags.url or "", tags.status or "") if tags else None,
         include_logged_models=config.include_logged_models,
         include_artifacts=config.include_artifacts,
         artifacts_at_once=_FILES_FOR_EACH_WORKER * config.max_workers,

@@ -16,11 +16,21 @@ def sound(text: str) -> str:
 
 def json_list(text: str) -> list[Any]:
     """What a list in JSON holds; nothing, where the text is none."""
-    try:
-        found = json.loads(text) if text else []
-    except (ValueError, RecursionError):
-        return []
+    found = _json(text)
     return found if isinstance(found, list) else []
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The same of an object."""
+    found = _json(text)
+    return found if isinstance(found, dict) else {}
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def iso_time(millis: int) -> str:

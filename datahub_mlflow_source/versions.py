@@ -27,7 +27,7 @@ class VersionIndex:
     """
 
     def __init__(self, runs_in_memory: int) -> None:
-        self._by_run: ByRun[ModelVersion] = ByRun(runs_in_memory, lambda v: (v.name, version_number(v)))
+        self._by_run: ByRun[ModelVersion] = ByRun(runs_in_memory, lambda v: (v.full_name, version_number(v)))
         self._logged_models = HashSet()
         self._latest: dict[str, ModelVersion] = {}
         self._jobs: dict[str, list[tuple[int, str]]] = defaultdict(list)
@@ -37,14 +37,14 @@ class VersionIndex:
         self._by_run.close()
 
     def add(self, version: ModelVersion) -> None:
-        without = _RUN_OF + version.model_id if version.model_id else _NO_RUN + version.name
+        without = _RUN_OF + version.model_id if version.model_id else _NO_RUN + version.full_name
         run_id = version.run_id or without
         self._by_run.for_adding(run_id).append(version)
         if version.model_id:
             self._logged_models.add(version.model_id)
-        latest = self._latest.get(version.name)
+        latest = self._latest.get(version.full_name)
         if latest is None or version_number(version) > version_number(latest):
-            self._latest[version.name] = version
+            self._latest[version.full_name] = version
 
     def has_registered(self, model_id: str) -> bool:
         """Whether a version was made of this logged model."""
@@ -83,7 +83,7 @@ class VersionIndex:
 
     def run_sent(self, version: ModelVersion) -> None:
         """Remembers for the model that this version's run is in DataHub."""
-        self._jobs[version.name].append((version_number(version), version.run_id))
+        self._jobs[version.full_name].append((version_number(version), version.run_id))
 
     def runs_sent(self, model: str) -> list[str]:
         """Runs in DataHub that the model's versions came from, of the latest version first."""

@@ -68,10 +68,10 @@ What entities are called in DataHub. Decide before the first ingestion: these ar
 Which entities are taken. What is left out is neither an error nor a warning; the report counts it. What these keys
 make of a name can be tried out: [Trying a recipe](#trying-a-recipe).
 """,
-        "experiment_pattern model_pattern run_name_pattern run_user_pattern run_filter run_retention_days "
+        "workspaces experiment_pattern model_pattern run_name_pattern run_user_pattern run_filter run_retention_days "
         "max_runs_per_experiment include_runs include_deleted include_datasets include_prompts include_logged_models "
         "logged_models "
-        "include_artifacts artifact_store include_traces metric_history_pattern",
+        "include_artifacts artifact_store include_traces metric_history_pattern include_deployments deployments",
     ),
     Group(
         "Limits",
@@ -351,6 +351,8 @@ def _rows(key: str, node: Node, schema: Node) -> Iterator[Row]:
     wanted = _wanted(node)
     description = node.get("description", "").replace("|", r"\|").replace("\n", " ")
     yield Row(key, (_type(wanted), _default(node, wanted)), description)
+    if "$ref" in wanted.get("items", ()):
+        wanted, key = wanted["items"], f"{key}[]"
     if not _is(wanted, "AllowDenyPattern", "DynamicTypedStateProviderConfig") and "$ref" in wanted:
         definition = schema["$defs"][wanted["$ref"].rpartition("/")[2]]
         for child, child_node in definition["properties"].items():
@@ -379,6 +381,8 @@ def _type(wanted: Node) -> str:
         return "secret"
     if isinstance(wanted.get("additionalProperties"), dict):
         return f"map of strings to {_type(wanted['additionalProperties'])}s"
+    if "$ref" in wanted.get("items", ()):
+        return "list of maps, with these keys"
     name = {"array": "list", "object": "map"}.get(wanted["type"], wanted["type"])
     return f"{name}{_bounds(wanted)}"
 

@@ -11,8 +11,6 @@ from datahub.metadata.schema_classes import (
     DatasetLineageTypeClass,
     DatasetPropertiesClass,
     EdgeClass,
-    OtherSchemaClass,
-    SchemaMetadataClass,
     UpstreamClass,
     UpstreamLineageClass,
     _Aspect,
@@ -21,10 +19,10 @@ from datahub.metadata.urns import DataPlatformUrn, DatasetUrn
 
 from datahub_mlflow_source.mapping.lineage import platform_info, real_dataset
 from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, tag_value
-from datahub_mlflow_source.mapping.schemas import row_count, schema_fields
+from datahub_mlflow_source.mapping.schemas import row_count, schema_fields, schema_metadata
 from datahub_mlflow_source.mapping.sources import DatasetSource, parse_source
 from datahub_mlflow_source.mapping.urns import PLATFORM_URN, dataset_urn, evaluation_dataset_urn, platform_instance_urn
-from datahub_mlflow_source.records import DatasetInput
+from datahub_mlflow_source.records import DatasetInput, Experiment
 from datahub_mlflow_source.redaction import redact
 
 CONTEXT = "mlflow.data.context"
@@ -46,7 +44,7 @@ class InputDataset:
     identity: str
 
 
-def input_dataset(dataset: DatasetInput, experiment_name: str, rules: Rules) -> InputDataset:
+def input_dataset(dataset: DatasetInput, experiment: Experiment, rules: Rules) -> InputDataset:
     """Which dataset this input is.
 
     Two experiments that both log `train` from different sources have two datasets; where the source is not usable
@@ -56,8 +54,13 @@ def input_dataset(dataset: DatasetInput, experiment_name: str, rules: Rules) -> 
     if name != dataset.name:
         dataset = replace(dataset, name=name)
     source = _parse_source(dataset.source_type, dataset.source)
-    identity = f"{dataset.source_type}|{source.canonical}" if source.canonical else f"experiment|{experiment_name}"
+    identity = f"{dataset.source_type}|{source.canonical}" if source.canonical else _made_up_in(experiment)
     return InputDataset(_dataset_urn(dataset.name, identity, rules.naming), dataset, source, identity)
+
+
+def _made_up_in(experiment: Experiment) -> str:
+    kind = f"experiment of {experiment.workspace}" if experiment.workspace else "experiment"
+    return f"{kind}|{experiment.name}"
 
 
 def map_dataset(dataset: InputDataset, rules: Rules) -> Entity:
@@ -80,18 +83,9 @@ def map_dataset(dataset: InputDataset, rules: Rules) -> Entity:
         properties,
         DataPlatformInstanceClass(PLATFORM_URN, str(instance) if instance else None),
     ]
-    fields = schema_fields(dataset.input.schema)
-    if fields:
-        aspects.append(
-            SchemaMetadataClass(
-                schemaName=dataset.input.name,
-                platform=PLATFORM_URN,
-                version=0,
-                hash="",
-                platformSchema=OtherSchemaClass(rawSchema=trim.value("schema", dataset.input.schema or "")),
-                fields=list(fields),
-            )
-        )
+    columns = schema_fields(dataset.input.schema)
+    if columns:
+        aspects.append(schema_metadata(dataset.input.name, columns, dataset.input.schema or "", trim))
     upstream = upstream_of(dataset, rules)
     if upstream:
         lineage = UpstreamClass(str(upstream), DatasetLineageTypeClass.COPY)

@@ -10,17 +10,15 @@ from typing import Any
 from datahub.metadata.schema_classes import (
     ContainerClass,
     DatasetPropertiesClass,
-    OtherSchemaClass,
-    SchemaMetadataClass,
-    TimeStampClass,
     _Aspect,
 )
 
-from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, platform_aspects
-from datahub_mlflow_source.mapping.schemas import row_count, schema_fields
-from datahub_mlflow_source.mapping.urns import PLATFORM_URN, evaluation_dataset_urn, experiment_urn, user_urn
-from datahub_mlflow_source.records import EvaluationDataset, Scorer, TraceCounts
+from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, platform_aspects, time_stamp
+from datahub_mlflow_source.mapping.schemas import row_count, schema_fields, schema_metadata
+from datahub_mlflow_source.mapping.urns import evaluation_dataset_urn, experiment_urn
+from datahub_mlflow_source.records import EvaluationDataset, Experiment, Scorer, TraceCounts
 from datahub_mlflow_source.redaction import redact
+from datahub_mlflow_source.text import json_object
 
 EVALUATION_DATASET = "Evaluation Dataset"
 _PARTS = ("inputs", "outputs", "expectations")  # of a record
@@ -36,17 +34,18 @@ _KINDS = {
 }
 
 
-def map_evaluation_dataset(dataset: EvaluationDataset, experiments: Mapping[str, str], rules: Rules) -> Entity:
-    """Everything DataHub shows about one. `experiments` are those that are sent, names by id."""
+def map_evaluation_dataset(dataset: EvaluationDataset, experiments: Mapping[str, Experiment], rules: Rules) -> Entity:
+    """Everything DataHub shows about one. `experiments` are those that are sent, by id."""
     trim = Trim(rules.limits)
-    ids = [id_ for id_ in dataset.experiment_ids if id_ in experiments]
+    its = [experiments[id_] for id_ in dataset.experiment_ids if id_ in experiments]
+    web = rules.web.of(its[0].workspace) if its else rules.web
     records = row_count(dataset.profile)
     name = redact(dataset.name)
     properties = DatasetPropertiesClass(
         name=name,
-        externalUrl=rules.web.evaluation_dataset(ids[0], dataset.dataset_id) if ids else None,
-        created=_time_stamp(dataset.creation_time, dataset.created_by),
-        lastModified=_time_stamp(dataset.last_updated_time, dataset.last_updated_by),
+        externalUrl=web.evaluation_dataset(its[0].experiment_id, dataset.dataset_id) if its else None,
+        created=time_stamp(dataset.creation_time, dataset.created_by),
+        lastModified=time_stamp(dataset.last_updated_time, dataset.last_updated_by),
         customProperties=trim.properties(
             dataset.tags,
             [
@@ -54,28 +53,18 @@ def map_evaluation_dataset(dataset: EvaluationDataset, experiments: Mapping[str,
                 ("digest", dataset.digest),
                 ("records", str(records) if records is not None else ""),
                 ("profile", dataset.profile),
-                ("experiments", ", ".join(experiments[id_] for id_ in ids)),
+                ("experiments", ", ".join(experiment.name for experiment in its)),
                 ("created_by", dataset.created_by),
                 ("last_updated_by", dataset.last_updated_by),
             ],
         ),
     )
     aspects: list[_Aspect] = [properties, *platform_aspects(EVALUATION_DATASET, rules.naming)]
-    if len(ids) == 1:
-        aspects.append(ContainerClass(str(experiment_urn(experiments[ids[0]], rules.naming))))
-    fields = schema_fields(json.dumps(list(_columns(dataset.schema))))
-    if fields:
-        raw = OtherSchemaClass(rawSchema=trim.value("schema", dataset.schema or ""))
-        aspects.append(
-            SchemaMetadataClass(
-                schemaName=name,
-                platform=PLATFORM_URN,
-                version=0,
-                hash="",
-                platformSchema=raw,
-                fields=list(fields),
-            )
-        )
+    if len(its) == 1:
+        aspects.append(ContainerClass(str(experiment_urn(its[0].name, rules.naming, its[0].workspace))))
+    columns = schema_fields(json.dumps(list(_columns(dataset.schema))))
+    if columns:
+        aspects.append(schema_metadata(name, columns, dataset.schema or "", trim))
     return Entity(evaluation_dataset_urn(dataset.dataset_id, rules.naming), aspects, trim.cut)
 
 
@@ -97,7 +86,7 @@ def measured_properties(measured: Measured, trim: Trim) -> Iterator[tuple[str, s
 def _of_scorers(scorers: Sequence[Scorer], trim: Trim) -> Iterator[tuple[str, str]]:
     """Their code is left out, as uncommitted code is."""
     for scorer in trim.first("scorers", scorers, _MOST_SCORERS):
-        name, said = f"scorer.{scorer.name}", _object(scorer.definition)
+        name, said = f"scorer.{scorer.name}", json_object(scorer.definition)
         key = next((key for key in _KINDS if said.get(key)), None)
         inner = said.get(key) if key else None
         yield f"{name}.version", str(scorer.version)
@@ -127,7 +116,7 @@ def _of_traces(traces: TraceCounts, trim: Trim) -> Iterator[tuple[str, str]]:
 
 def _columns(schema: str | None) -> Iterator[dict[str, Any]]:
     """As those of a table: `inputs.question`."""
-    parts = _object(schema or "")
+    parts = json_object(schema or "")
     for part in _PARTS:
         of_part = parts.get(part)
         if isinstance(of_part, str):  # an output that is a value, not fields
@@ -136,23 +125,9 @@ def _columns(schema: str | None) -> Iterator[dict[str, Any]]:
             yield {"name": f"{part}.{redact(name)}", "type": kind if isinstance(kind, str) else "object"}
 
 
-def _object(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text) if text else {}
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _text(value: object) -> str:
     return value if isinstance(value, str) else _listed(value) if isinstance(value, list) else ""
 
 
 def _listed(values: Iterable[object]) -> str:
     return "\n".join(value for value in values if isinstance(value, str))
-
-
-def _time_stamp(time: int | None, user: str) -> TimeStampClass | None:
-    if time is None:
-        return None
-    return TimeStampClass(time, str(user_urn(user)) if user else None)

@@ -14,7 +14,6 @@ from datahub.metadata.schema_classes import (
     SourceCodeClass,
     SourceCodeUrlClass,
     SourceCodeUrlTypeClass,
-    TimeStampClass,
     TrainingDataClass,
     _Aspect,
 )
@@ -22,12 +21,20 @@ from datahub.metadata.urns import MlModelUrn
 
 from datahub_mlflow_source.mapping.code import source_code_url
 from datahub_mlflow_source.mapping.datasets import InputDataset, is_evaluation
-from datahub_mlflow_source.mapping.experiments import time_stamp
 from datahub_mlflow_source.mapping.model_files import card_of, file_properties, model_type, signature
-from datahub_mlflow_source.mapping.rules import NOTE, Entity, Rules, Trim, alive, platform_aspects, tag_value
+from datahub_mlflow_source.mapping.rules import (
+    NOTE,
+    Entity,
+    Rules,
+    Trim,
+    alive,
+    platform_aspects,
+    tag_value,
+    time_stamp,
+)
 from datahub_mlflow_source.mapping.runs import hyper_params
-from datahub_mlflow_source.mapping.urns import experiment_urn, logged_model_urn, run_urn, user_urn
-from datahub_mlflow_source.records import FoundFile, LoggedModel, Metric, ModelMetric, Run, Tags
+from datahub_mlflow_source.mapping.urns import experiment_urn, logged_model_urn, run_urn
+from datahub_mlflow_source.records import Experiment, FoundFile, LoggedModel, Metric, ModelMetric, Run, Tags
 from datahub_mlflow_source.redaction import redact
 
 LOGGED_MODEL = "ML Logged Model"
@@ -42,7 +49,7 @@ def map_logged_model(
     run_is_emitted: bool,
     file: FoundFile | None,
     inputs: Sequence[InputDataset],
-    experiment_name: str,
+    experiment: Experiment,
     rules: Rules,
 ) -> Entity:
     """Everything DataHub shows about a logged model that no version was made of.
@@ -52,7 +59,6 @@ def map_logged_model(
     """
     trim = Trim(rules.limits)
     user = tag_value(model.tags, "mlflow.user") or (run.user_id if run else "")
-    created = model.creation_time
     ours = [
         ("model_id", model.model_id),
         ("name", model.name),
@@ -69,8 +75,8 @@ def map_logged_model(
         description=trim.description(tag_value(model.tags, NOTE) or card_of(file)),
         customProperties={**trim.properties(model.tags, ours), **signature(file, trim)},
         type=model_type(file),
-        externalUrl=rules.web.logged_model(model.experiment_id, model.model_id),
-        created=TimeStampClass(created, str(user_urn(user)) if user else None) if created is not None else None,
+        externalUrl=rules.web.of(experiment.workspace).logged_model(model.experiment_id, model.model_id),
+        created=time_stamp(model.creation_time, user),
         lastModified=time_stamp(model.last_updated_time),
         hyperParams=hyper_params(model.params, trim),
         trainingMetrics=model_metrics(model.metrics, model.source_run_id, trim),
@@ -78,7 +84,7 @@ def map_logged_model(
     )
     aspects: list[_Aspect] = [
         properties,
-        ContainerClass(str(experiment_urn(experiment_name, rules.naming))),
+        ContainerClass(str(experiment_urn(experiment.name, rules.naming, experiment.workspace))),
         *platform_aspects(LOGGED_MODEL, rules.naming),
         *origin(run, inputs),
     ]

@@ -10,15 +10,13 @@ from datahub.metadata.schema_classes import (
     MetadataAttributionClass,
     MLModelGroupPropertiesClass,
     MLModelPropertiesClass,
-    TimeStampClass,
     VersionPropertiesClass,
     VersionTagClass,
     _Aspect,
 )
-from datahub.metadata.urns import ContainerUrn
+from datahub.metadata.urns import ContainerUrn, MlModelDeploymentUrn
 
 from datahub_mlflow_source.mapping.datasets import InputDataset
-from datahub_mlflow_source.mapping.experiments import time_stamp
 from datahub_mlflow_source.mapping.histories import history_properties
 from datahub_mlflow_source.mapping.logged_models import (
     CONNECTOR,
@@ -36,7 +34,16 @@ from datahub_mlflow_source.mapping.prompts import (
     prompt_properties,
     prompt_text,
 )
-from datahub_mlflow_source.mapping.rules import NOTE, Entity, Rules, Trim, platform_aspects, tag_value, without
+from datahub_mlflow_source.mapping.rules import (
+    NOTE,
+    Entity,
+    Rules,
+    Trim,
+    platform_aspects,
+    tag_value,
+    time_stamp,
+    without,
+)
 from datahub_mlflow_source.mapping.runs import hyper_params, metrics
 from datahub_mlflow_source.mapping.urns import (
     model_group_urn,
@@ -44,6 +51,7 @@ from datahub_mlflow_source.mapping.urns import (
     run_urn,
     user_urn,
     version_set_urn,
+    workspace_urn,
 )
 from datahub_mlflow_source.records import FoundFile, LoggedModel, ModelVersion, RegisteredModel, Run, Tags
 from datahub_mlflow_source.redaction import is_secret_key, redact
@@ -69,14 +77,19 @@ def map_model(
     """
     trim = Trim(rules.limits)
     jobs = trim.first("training jobs", run_ids, _MOST_TRAINING_JOBS)
-    prompt = is_prompt(model.tags)
+    prompt, web = is_prompt(model.tags), rules.registry_web.of(model.workspace)
     properties = MLModelGroupPropertiesClass(
         name=model.name,
         description=trim.description(model.description or tag_value(model.tags, NOTE)),
         customProperties=trim.properties(
-            model.tags, [("name", model.name), ("aliases", ", ".join(f"{a}={v}" for a, v in model.aliases))]
+            model.tags,
+            [
+                ("name", model.name),
+                ("aliases", ", ".join(f"{a}={v}" for a, v in model.aliases)),
+                ("workspace", model.workspace),
+            ],
         ),
-        externalUrl=rules.registry_web.prompt(model.name) if prompt else rules.registry_web.model(model.name),
+        externalUrl=web.prompt(model.name) if prompt else web.model(model.name),
         created=time_stamp(model.creation_time),
         lastModified=time_stamp(model.last_updated_time),
         version=_version_tag(latest_version, model.last_updated_time) if latest_version else None,
@@ -84,10 +97,10 @@ def map_model(
     )
     aspects: list[_Aspect] = [
         properties,
-        ContainerClass(str(registry)),
+        _in_container(model.workspace, registry, rules),
         *platform_aspects(PROMPT if prompt else MODEL_GROUP, rules.naming),
     ]
-    return Entity(model_group_urn(model.name, rules.naming), aspects, trim.cut)
+    return Entity(model_group_urn(model.full_name, rules.naming), aspects, trim.cut)
 
 
 def map_version(
@@ -97,6 +110,7 @@ def map_version(
     logged: LoggedModel | None,
     file: FoundFile | None,
     inputs: Sequence[InputDataset],
+    deployments: Sequence[MlModelDeploymentUrn],
     registry: ContainerUrn,
     rules: Rules,
 ) -> Entity:
@@ -104,18 +118,19 @@ def map_version(
 
     `run` is the one it came from, and `inputs` what that read: None and empty where the run is not there any more
     or was not asked for. `logged` is the logged model that was registered, since MLflow 3; `file` what became of its
-    `MLmodel`, None where that was not asked for.
+    `MLmodel`, None where that was not asked for; `deployments` where it is served.
     """
     trim = Trim(rules.limits)
     properties = _properties(version, run, run_is_emitted, logged, file, rules, trim)
+    properties.deployments = [str(urn) for urn in deployments] or None
     aspects: list[_Aspect] = [
         properties,
         _version_properties(version, run, rules),
-        ContainerClass(str(registry)),
+        _in_container(version.workspace, registry, rules),
         *platform_aspects(PROMPT_VERSION if is_prompt(version.tags) else MODEL, rules.naming),
         *origin(run, inputs),
     ]
-    return Entity(model_version_urn(version.name, version.version, rules.naming), aspects, trim.cut)
+    return Entity(model_version_urn(version.full_name, version.version, rules.naming), aspects, trim.cut)
 
 
 def _properties(
@@ -139,6 +154,7 @@ def _properties(
         ("run_link", version.run_link),
         ("user_id", version.user_id),
         ("model_id", version.model_id),
+        ("workspace", version.workspace),
         *(history_properties(run.histories, trim) if run else ()),
         *(folded_properties(logged, trim) if logged else ()),
         *file_properties(file, trim),
@@ -150,8 +166,7 @@ def _properties(
         params, metrics_ = hyper_params(run.params, trim), metrics(run.metrics, trim)
     else:
         params, metrics_ = None, None
-    user = _creator(version, run)
-    created = version.creation_time
+    user, web = _creator(version, run), rules.registry_web.of(version.workspace)
     return MLModelPropertiesClass(
         name=f"{version.name}{naming.separator}{version.version}",
         description=trim.description(
@@ -159,17 +174,19 @@ def _properties(
         ),
         customProperties={**trim.properties(without(version.tags, PROMPT_TEXT), ours), **signature(file, trim)},
         type=model_type(file),
-        externalUrl=rules.registry_web.prompt(version.name)
-        if is_prompt(version.tags)
-        else rules.registry_web.version(version.name, version.version),
-        created=TimeStampClass(created, str(user_urn(user)) if user else None) if created is not None else None,
+        externalUrl=web.prompt(version.name) if is_prompt(version.tags) else web.version(version.name, version.version),
+        created=time_stamp(version.creation_time, user),
         lastModified=time_stamp(version.last_updated_time),
         hyperParams=params,
         trainingMetrics=metrics_,
         trainingJobs=[str(run_urn(version.run_id, naming))] if run_is_emitted else [],
-        groups=[str(model_group_urn(version.name, naming))],
+        groups=[str(model_group_urn(version.full_name, naming))],
         tags=_pills(version.tags),
     )
+
+
+def _in_container(workspace: str, registry: ContainerUrn, rules: Rules) -> ContainerClass:
+    return ContainerClass(str(workspace_urn(workspace, rules.naming) if workspace else registry))
 
 
 def _creator(version: ModelVersion, run: Run | None) -> str:
@@ -189,7 +206,7 @@ def _pills(tags: Tags) -> list[str]:
 def _version_properties(version: ModelVersion, run: Run | None, rules: Rules) -> VersionPropertiesClass:
     created = version.creation_time
     return VersionPropertiesClass(
-        versionSet=str(version_set_urn(version.name, rules.naming)),
+        versionSet=str(version_set_urn(version.full_name, rules.naming)),
         version=_version_tag(version.version, created),
         aliases=[VersionTagClass(alias) for alias in version.aliases],
         # The server compares these as text; its latest is the greatest.

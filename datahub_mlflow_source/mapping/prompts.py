@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator
 
 from datahub_mlflow_source.mapping.rules import Trim, tag_value
-from datahub_mlflow_source.records import PROMPT_TAG, ModelVersion, Tags
+from datahub_mlflow_source.records import PROMPT_TAG, ModelVersion, Tags, in_workspace
 from datahub_mlflow_source.text import json_list
 
 PROMPT = "Prompt"
 PROMPT_VERSION = "Prompt Version"
 PROMPT_TEXT = "mlflow.prompt.text"
 
-PromptVersion = tuple[str, str]  # name, version
+PromptVersion = tuple[str, str]  # full name, version
 
 _USED = "mlflow.linkedPrompts"  # of a run or logged model: JSON, [{"name": …, "version": …}]
 # Of a version: ids of runs, with commas. By MLflow 2.21 and 2.22, and by 3.
@@ -48,11 +48,11 @@ def prompt_properties(version: ModelVersion, trim: Trim) -> Iterator[tuple[str, 
     yield "commit_message", version.description
 
 
-def linked_prompts(tags: Tags) -> Iterator[PromptVersion]:
-    """Versions that a run or a logged model says it used."""
+def linked_prompts(tags: Tags, workspace: str) -> Iterator[PromptVersion]:
+    """Versions that a run or a logged model of this workspace says it used."""
     for entry in json_list(tag_value(tags, _USED)):
         if isinstance(entry, dict) and "name" in entry and "version" in entry:
-            yield str(entry["name"]), str(entry["version"])
+            yield in_workspace(str(entry["name"]), workspace), str(entry["version"])
 
 
 def runs_that_used(version: ModelVersion) -> list[str]:

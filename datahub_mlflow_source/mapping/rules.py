@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
-from datahub.metadata.schema_classes import DataPlatformInstanceClass, StatusClass, SubTypesClass, _Aspect
+from datahub.metadata.schema_classes import (
+    DataPlatformInstanceClass,
+    StatusClass,
+    SubTypesClass,
+    TimeStampClass,
+    _Aspect,
+)
 from datahub.metadata.urns import Urn
 
-from datahub_mlflow_source.mapping.urns import PLATFORM_URN, Naming, platform_instance_urn
-from datahub_mlflow_source.records import Tags
+from datahub_mlflow_source.mapping.urns import PLATFORM_URN, Naming, platform_instance_urn, user_urn
+from datahub_mlflow_source.records import DEFAULT_WORKSPACE, Tags
 from datahub_mlflow_source.redaction import HIDDEN, is_secret_key, redact
 
 T = TypeVar("T")
@@ -54,6 +60,14 @@ class Web:
     """Where people open MLflow in a browser. Routes of its UI from 2.10 to 3.17, and of a Databricks workspace."""
 
     base: str | None = None  # without a slash at the end
+    workspace: str = ""  # that the pages are to be of; empty where the server has none
+
+    def of(self, workspace: str) -> Web:
+        """Of this workspace, if it isn't the default one."""
+        return Web(self.base, workspace) if workspace else self
+
+    def home(self) -> str | None:
+        return self._url("")
 
     def experiment(self, experiment_id: str) -> str | None:
         return self._url(f"experiments/{experiment_id}")
@@ -66,6 +80,9 @@ class Web:
 
     def evaluation_dataset(self, experiment_id: str, dataset_id: str) -> str | None:
         return self._url(f"experiments/{experiment_id}/datasets/{dataset_id}")
+
+    def gateway_endpoint(self, endpoint_id: str) -> str | None:
+        return self._url(f"gateway/endpoints/{endpoint_id}")
 
     def models(self) -> str | None:
         return self._url("models")
@@ -80,7 +97,8 @@ class Web:
         return self._url(f"models/{quote(name, safe='')}/versions/{version}")
 
     def _url(self, route: str) -> str | None:
-        return f"{self.base}/{_root(self.base)}/{route}" if self.base else None
+        query = f"?workspace={quote(self.workspace, safe='')}" if self.workspace else ""
+        return f"{self.base}/{_root(self.base)}/{route}{query}" if self.base else None
 
 
 @lru_cache(maxsize=16)
@@ -99,6 +117,11 @@ class Rules:
     web: Web = field(default_factory=Web)
     registry_web: Web = field(default_factory=Web)  # differs where the registry is another server
     platform_of_type: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def with_workspaces(self) -> Rules:
+        """The same for a server that has several: without a word on it, its pages show the last that one looked at."""
+        web, registry_web = self.web.of(DEFAULT_WORKSPACE), self.registry_web.of(DEFAULT_WORKSPACE)
+        return replace(self, web=web, registry_web=registry_web)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +220,13 @@ def plain(kind: type[A], **fields: str | int | None) -> A:
     made = kind.__new__(kind)
     made._inner_dict = fields
     return made
+
+
+def time_stamp(time: int | None, user: str = "") -> TimeStampClass | None:
+    """A time, and who it was where MLflow says so."""
+    if time is None:
+        return None
+    return TimeStampClass(time, str(user_urn(user)) if user else None)
 
 
 def alive() -> StatusClass:

@@ -28,7 +28,7 @@ from datahub.metadata.urns import MlModelUrn
 
 from datahub_mlflow_source.mapping.datasets import InputDataset, edges
 from datahub_mlflow_source.mapping.histories import history_properties
-from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, plain, platform_aspects, tag_value
+from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, Web, plain, platform_aspects, tag_value
 from datahub_mlflow_source.mapping.urns import (
     Naming,
     experiment_urn,
@@ -37,7 +37,7 @@ from datahub_mlflow_source.mapping.urns import (
     run_urn,
     user_urn,
 )
-from datahub_mlflow_source.records import LoggedModel, Metric, ModelVersion, Run, Tags
+from datahub_mlflow_source.records import Experiment, LoggedModel, Metric, ModelVersion, Run, Tags
 
 TRAINING_RUN = "ML Training Run"  # the built-in's subtype (MLAssetSubTypes.MLFLOW_TRAINING_RUN)
 
@@ -54,7 +54,7 @@ _RESULTS = {
 
 def map_run(
     run: Run,
-    experiment_name: str,
+    experiment: Experiment,
     versions: Sequence[ModelVersion],
     logged_models: Sequence[LoggedModel],
     inputs: Sequence[InputDataset],
@@ -68,14 +68,14 @@ def map_run(
     """
     trim = Trim(rules.limits)
     aspects: list[_Aspect] = [
-        _properties(run, rules, trim),
+        _properties(run, rules.web.of(experiment.workspace), trim),
         MLTrainingRunPropertiesClass(
             id=run.run_id,
             outputUrls=[trim.value("artifact_uri", run.artifact_uri)] if run.artifact_uri else None,
             hyperParams=hyper_params(run.params, trim),
             trainingMetrics=metrics(run.metrics, trim),
         ),
-        _in_experiment(experiment_name, rules.naming),
+        _in_experiment(experiment.name, rules.naming, experiment.workspace),
         *platform_aspects(TRAINING_RUN, rules.naming),
         *_events(run),
     ]
@@ -87,18 +87,18 @@ def map_run(
         of_models = [EdgeClass(str(urn)) for urn in used]
         aspects.append(DataProcessInstanceInputClass(inputs=[], inputEdges=[*edges(inputs, trim), *of_models]))
     if versions or logged_models:
-        outputs = [EdgeClass(str(model_version_urn(v.name, v.version, rules.naming))) for v in versions]
+        outputs = [EdgeClass(str(model_version_urn(v.full_name, v.version, rules.naming))) for v in versions]
         outputs += [EdgeClass(str(logged_model_urn(model.model_id, rules.naming))) for model in logged_models]
         aspects.append(DataProcessInstanceOutputClass(outputs=[], outputEdges=outputs))
     return Entity(run_urn(run.run_id, rules.naming), aspects, trim.cut)
 
 
 @lru_cache(maxsize=4096)
-def _in_experiment(name: str, naming: Naming) -> ContainerClass:
-    return ContainerClass(str(experiment_urn(name, naming)))
+def _in_experiment(name: str, naming: Naming, workspace: str) -> ContainerClass:
+    return ContainerClass(str(experiment_urn(name, naming, workspace)))
 
 
-def _properties(run: Run, rules: Rules, trim: Trim) -> DataProcessInstancePropertiesClass:
+def _properties(run: Run, web: Web, trim: Trim) -> DataProcessInstancePropertiesClass:
     ours = [
         ("run_id", run.run_id),
         ("experiment_id", run.experiment_id),
@@ -111,7 +111,7 @@ def _properties(run: Run, rules: Rules, trim: Trim) -> DataProcessInstanceProper
     return DataProcessInstancePropertiesClass(
         name=trim.value("name", run.name),
         created=AuditStampClass(run.start_time or 0, str(user_urn(run.user_id))),
-        externalUrl=rules.web.run(run.experiment_id, run.run_id),
+        externalUrl=web.run(run.experiment_id, run.run_id),
         customProperties=trim.properties(run.tags, ours),
     )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from datahub.metadata.schema_classes import (
@@ -22,13 +22,17 @@ from datahub.metadata.schema_classes import (
     MapTypeClass,
     NullTypeClass,
     NumberTypeClass,
+    OtherSchemaClass,
     RecordTypeClass,
     SchemaFieldClass,
     SchemaFieldDataTypeClass,
+    SchemaMetadataClass,
     StringTypeClass,
     TimeTypeClass,
 )
 
+from datahub_mlflow_source.mapping.rules import Trim
+from datahub_mlflow_source.mapping.urns import PLATFORM_URN
 from datahub_mlflow_source.text import sound
 
 _MAX_DEPTH = 15  # of nesting; deeper than any real column
@@ -70,6 +74,18 @@ def schema_fields(schema_json: str | None) -> tuple[SchemaFieldClass, ...]:
     for item in _columns(schema):
         fields.setdefault(item.fieldPath, item)
     return tuple(fields.values())
+
+
+def schema_metadata(name: str, columns: Sequence[SchemaFieldClass], raw: str, trim: Trim) -> SchemaMetadataClass:
+    """The aspect of a dataset of this name. `raw` is the schema as it was logged."""
+    return SchemaMetadataClass(
+        schemaName=name,
+        platform=PLATFORM_URN,
+        version=0,
+        hash="",
+        platformSchema=OtherSchemaClass(rawSchema=trim.value("schema", raw)),
+        fields=list(columns),
+    )
 
 
 def row_count(profile_json: str | None) -> int | None:

@@ -25,6 +25,7 @@ from datahub.metadata.urns import (
     DataPlatformUrn,
     DataProcessInstanceUrn,
     DatasetUrn,
+    MlModelDeploymentUrn,
     MlModelGroupUrn,
     MlModelUrn,
     TagUrn,
@@ -32,6 +33,8 @@ from datahub.metadata.urns import (
     VersionSetUrn,
 )
 from datahub.utilities.urn_encoder import UrnEncoder
+
+from datahub_mlflow_source.records import ModelDeployment, in_workspace
 
 PLATFORM = "mlflow"
 PLATFORM_URN = str(DataPlatformUrn(PLATFORM))
@@ -59,8 +62,20 @@ class Naming:
         return f"{self.platform_instance}.{name}" if self.platform_instance else name
 
 
+class WorkspaceKey(ContainerKey):
+    """The container of all that is in a workspace other than MLflow's default."""
+
+    workspace: str
+
+
+class _ExperimentInWorkspaceKey(ExperimentKey):
+    """Two workspaces may have experiments of one name."""
+
+    workspace: str
+
+
 class ModelRegistryKey(ContainerKey):
-    """The container that all registered models are in."""
+    """The container that all registered models are in, of the default workspace."""
 
     id: str = "registry"
 
@@ -111,10 +126,22 @@ def is_shortened(urn: Urn) -> bool:
     return bool(_SHORTENED.search(text)) and encoded_length(text) > URN_BYTES - _LONGEST_CHARACTER
 
 
+@lru_cache(maxsize=256)
+def workspace_urn(workspace: str, naming: Naming) -> ContainerUrn:
+    """urn:li:container:<guid of platform, workspace[, instance]>; of none but the default one."""
+    return WorkspaceKey(platform=PLATFORM_URN, workspace=workspace, instance=naming.platform_instance).as_urn_typed()
+
+
 @lru_cache(maxsize=4096)
-def experiment_urn(name: str, naming: Naming) -> ContainerUrn:
-    """urn:li:container:<guid of platform, experiment name[, instance]>; no env, as the built-in."""
-    return ExperimentKey(platform=PLATFORM_URN, id=name, instance=naming.platform_instance).as_urn_typed()
+def experiment_urn(name: str, naming: Naming, workspace: str = "") -> ContainerUrn:
+    """urn:li:container:<guid of platform, experiment name[, workspace][, instance]>; no env, as the built-in.
+
+    `workspace` is empty for the default one.
+    """
+    key = {"platform": PLATFORM_URN, "id": name, "instance": naming.platform_instance}
+    if workspace:
+        return _ExperimentInWorkspaceKey(**key, workspace=workspace).as_urn_typed()
+    return ExperimentKey(**key).as_urn_typed()
 
 
 def registry_urn(naming: Naming, *, beside_experiment_of_that_name: bool = False) -> ContainerUrn:
@@ -140,7 +167,10 @@ def run_urn(run_id: str, naming: Naming) -> DataProcessInstanceUrn:
 
 
 def model_group_urn(name: str, naming: Naming) -> MlModelGroupUrn:
-    """urn:li:mlModelGroup:(urn:li:dataPlatform:mlflow,[<instance>.]<name>,<env>)"""
+    """urn:li:mlModelGroup:(urn:li:dataPlatform:mlflow,[<instance>.]<name>,<env>)
+
+    Names of models are full ones here: `<workspace>/<name>` outside the default workspace.
+    """
     return fit(lambda text: MlModelGroupUrn(PLATFORM, text, naming.env), escaped(naming.qualified(name)))
 
 
@@ -180,6 +210,12 @@ def dataset_urn(name: str, identity: str, naming: Naming) -> DatasetUrn:
 def evaluation_dataset_urn(dataset_id: str, naming: Naming) -> DatasetUrn:
     """urn:li:dataset:(urn:li:dataPlatform:mlflow,[<instance>.]<dataset id>,<env>)"""
     return fit(lambda text: DatasetUrn(PLATFORM, text, naming.env), escaped(naming.qualified(dataset_id)))
+
+
+def deployment_urn(deployment: ModelDeployment, naming: Naming) -> MlModelDeploymentUrn:
+    """urn:li:mlModelDeployment:(urn:li:dataPlatform:mlflow,[<instance>.]<target>.[<workspace>/]<name>,<env>)"""
+    name = naming.qualified(f"{deployment.target}.{in_workspace(deployment.name, deployment.workspace)}")
+    return fit(lambda text: MlModelDeploymentUrn(PLATFORM, text, naming.env), escaped(name))
 
 
 def stage_tag_urn(stage: str) -> TagUrn:

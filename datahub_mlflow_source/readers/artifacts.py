@@ -66,7 +66,7 @@ class Artifacts:
             return self._stores.read(folder.uri, name, most)
         server, path, query = self._address(folder, name, self._tracking, self._registry)
         try:
-            return server.file(path, query, most)
+            return server.file(path, query, most, folder.workspace)
         except ServerError as error:
             if error.status == 400:
                 raise BadModelFileError("MLflow takes its address for none") from error
@@ -99,11 +99,13 @@ class Artifacts:
             return True
         try:
             if proxied := _proxied(folder.uri):
-                listed = tracking.get(_PROXY, {"path": proxied})
+                listed = tracking.get(_PROXY, {"path": proxied}, folder.workspace)
             elif folder.run_id:
-                listed = tracking.get("artifacts/list", {"run_id": folder.run_id, "path": folder.path_in_run})
+                of_run = {"run_id": folder.run_id, "path": folder.path_in_run}
+                listed = tracking.get("artifacts/list", of_run, folder.workspace)
             elif folder.model_id:
-                listed = tracking.get(f"logged-models/{quote(folder.model_id, safe='')}/artifacts/directories", {})
+                of_model = f"logged-models/{quote(folder.model_id, safe='')}/artifacts/directories"
+                listed = tracking.get(of_model, {}, folder.workspace)
             else:
                 return False
         except ServerError:

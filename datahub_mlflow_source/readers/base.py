@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from typing import Protocol
 from zlib import crc32
 
+from datahub_mlflow_source.errors import ServerError
 from datahub_mlflow_source.records import (
+    DEFAULT_WORKSPACE,
     EvaluationDataset,
     Experiment,
     LoggedModel,
     MetricHistory,
+    ModelDeployment,
     ModelVersion,
     RegisteredModel,
     Run,
     Scorer,
     TraceCounts,
     Unreadable,
+    Workspace,
 )
 
 
@@ -74,6 +78,23 @@ def aliases_by_version(model: RegisteredModel) -> dict[str, list[str]]:
     return found
 
 
+def own_name(workspace: str) -> str:
+    """As records name it: the default one has none."""
+    return "" if workspace == DEFAULT_WORKSPACE else workspace
+
+
+def chosen_workspaces(listed: Iterable[Workspace], wanted: Sequence[str] | None) -> list[Workspace]:
+    """Those that are wanted, the default one first. Raises ServerError where one is not there."""
+    there = {workspace.name: workspace for workspace in listed}
+    if missing := sorted(set(wanted or ()) - there.keys()):
+        raise ServerError(
+            f"MLflow has no workspace {', '.join(missing)}, or doesn't let us see it. "
+            f"It has: {', '.join(sorted(there)) or 'none'}. Check `workspaces`"
+        )
+    names = there if wanted is None else set(wanted)
+    return [there[name] for name in sorted(names, key=lambda name: (name != DEFAULT_WORKSPACE, name))]
+
+
 class Reader(Protocol):
     """One MLflow deployment, opened for reading.
 
@@ -94,6 +115,10 @@ class Reader(Protocol):
         """Is MLflow there, may we read it, and can it read the filter? Raises ServerError, soon."""
         ...
 
+    def workspaces(self) -> list[Workspace] | None:
+        """Those that are read, the default one first, as `check` found them; None where MLflow has none."""
+        ...
+
     def server_version(self) -> str | None:
         """For the report; None where it can't be known."""
         ...
@@ -103,7 +128,7 @@ class Reader(Protocol):
         ...
 
     def registry(self) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
-        """All models by name, then all their versions with the model's aliases joined in.
+        """All models by name, then all their versions with the model's aliases joined in; workspace by workspace.
 
         Of a version whose model could not be read nobody knows the aliases (`aliases_known`).
         """
@@ -122,7 +147,10 @@ class Reader(Protocol):
         ...
 
     def runs(self, experiment_ids: Iterable[str], scope: RunScope) -> Iterator[Run | Unreadable]:
-        """The runs of these experiments, by run id. Reading may begin with the call, before the first is asked for."""
+        """The runs of these experiments, by run id; from a server workspace by workspace.
+
+        Reading may begin with the call, before the first is asked for.
+        """
         ...
 
     def run_counts(self, experiment_ids: Iterable[str], scope: RunScope) -> dict[str, int] | None:
@@ -159,8 +187,19 @@ class Reader(Protocol):
         """
         ...
 
-    def metric_histories(self, keys_of: Mapping[str, Sequence[str]]) -> dict[str, tuple[MetricHistory, ...]]:
+    def gateway_endpoints(self) -> list[ModelDeployment] | None:
+        """Of MLflow's gateway, by workspace and name; None where it has none, being older than 3.8, or hides them.
+
+        Raises ServerError.
+        """
+        ...
+
+    def metric_histories(
+        self, keys_of: Mapping[str, Sequence[str]], experiment_of: Mapping[str, str]
+    ) -> dict[str, tuple[MetricHistory, ...]]:
         """By run, of these metrics of each run; of what is gone meanwhile nothing. May be called by several threads.
+
+        `experiment_of`: the experiments of these runs, among others.
 
         Raises ServerError.
         """

@@ -19,6 +19,7 @@ import tenacity
 import urllib3
 from requests.adapters import HTTPAdapter
 
+from datahub_mlflow_source.config import WORKSPACE_HEADER
 from datahub_mlflow_source.connection import Connection
 from datahub_mlflow_source.errors import PageError, ServerError
 from datahub_mlflow_source.readers.collector import without_collecting
@@ -106,11 +107,20 @@ class MlflowHttp:
         text = response.text.strip()
         return text if response.status_code == 200 and len(text) < 40 and "<" not in text else None
 
-    def get(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """GET, below /api/2.0/mlflow/, or from the server's root with a / in front. Raises ServerError, PageError."""
-        return self._call("GET", path, params=params)
+    def status(self, path: str) -> int:
+        """HTTP status of GET, from the server's root. Raises ServerError where there is no answer."""
+        seconds = self.connection.timeout_seconds
+        url = self.connection.url + path
+        try:
+            return _ended_within(2 * seconds, lambda: self._send("GET", url, timeout=seconds, most_bytes=1)).status_code
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise self._no_answer(error) from error
 
-    def file(self, path: str, params: Mapping[str, Any], most: int) -> bytes:
+    def get(self, path: str, params: Mapping[str, Any], workspace: str = "") -> dict[str, Any]:
+        """GET, below /api/2.0/mlflow/, or from the server's root with a / in front. Raises ServerError, PageError."""
+        return self._call("GET", path, params=params, workspace=workspace)
+
+    def file(self, path: str, params: Mapping[str, Any], most: int, workspace: str = "") -> bytes:
         """The first `most` bytes of what is there, and perhaps one more. Path and errors as `get`.
 
         In haste, for it is one of many, and none of them is needed.
@@ -119,6 +129,7 @@ class MlflowHttp:
         response = self._answer(
             *("GET", path),
             params=params,
+            workspace=workspace,
             most_bytes=most + 1,
             tries=2,
             timeout=timeout,
@@ -143,6 +154,7 @@ class MlflowHttp:
         *,
         params: Mapping[str, Any] | None = None,
         body: Mapping[str, Any] | None = None,
+        workspace: str = "",
         tries: int | None = None,
         timeout: float | None = None,
         longest_wait: float = _LONGEST_WAIT_SECONDS,
@@ -157,7 +169,8 @@ class MlflowHttp:
             reraise=True,
         )
         try:
-            how = {"params": params, "json": body, "timeout": timeout, "most_bytes": most_bytes}
+            headers = {WORKSPACE_HEADER: workspace} if workspace else None
+            how = {"params": params, "json": body, "headers": headers, "timeout": timeout, "most_bytes": most_bytes}
             response: requests.Response = retrying(self._checked, method, url, **how)
         except requests.HTTPError as error:
             raise self._refusal(path, error.response) from error

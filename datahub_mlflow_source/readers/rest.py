@@ -19,7 +19,7 @@ from datahub_mlflow_source.readers.bad_runs import SERVABLE, BadRuns, run_id_of,
 from datahub_mlflow_source.readers.base import RunScope, Shard, aliases_by_version
 from datahub_mlflow_source.readers.http import MlflowHttp
 from datahub_mlflow_source.readers.paging import BadRow, Moved, Page, Row, batches, read_ahead, walk
-from datahub_mlflow_source.readers.rest_evaluation import RestEvaluation
+from datahub_mlflow_source.readers.rest_evaluation import RestEvaluation, is_absent
 from datahub_mlflow_source.readers.rest_histories import RestHistories
 from datahub_mlflow_source.readers.rest_logged_models import fetch_logged_models
 from datahub_mlflow_source.readers.rest_traces import read_trace_counts
@@ -30,6 +30,7 @@ from datahub_mlflow_source.records import (
     Kind,
     LoggedModel,
     MetricHistory,
+    ModelDeployment,
     ModelVersion,
     RegisteredModel,
     Run,
@@ -52,9 +53,8 @@ _RUN_IDS_PER_REQUEST = 500  # of 4996 that MLflow's filter parser takes
 # In one ingestion. Each costs some 270 small requests, of 0.02 s each, or 0.1 s on a 3.17 server that keeps no bytecode
 # and has no Flask-WTF, which it tries to import anew for every search of runs.
 _SECONDS_TO_NAME_BAD_RUNS = 60.0
-# Of taking apart an answer: a field is absent, or of another type, or no number.
-_NOT_FORMED_AS_MLFLOWS = (KeyError, TypeError, AttributeError, ValueError, OverflowError)
 
+_GATEWAY_ENDPOINTS = "/api/3.0/mlflow/gateway/endpoints/list"  # not in pages
 _PROMPTS = "tags.`{}` = '{}'".format(*PROMPT_TAG)
 
 T = TypeVar("T")
@@ -325,10 +325,25 @@ class RestReader:
     def trace_counts(self, experiment_ids: Sequence[str]) -> tuple[list[TraceCounts], list[str]] | None:
         return read_trace_counts(self._tracking, experiment_ids) if experiment_ids else ([], [])
 
-    def metric_histories(self, keys_of: Mapping[str, Sequence[str]]) -> dict[str, tuple[MetricHistory, ...]]:
+    def gateway_endpoints(self) -> list[ModelDeployment] | None:
+        try:
+            found = self._tracking.get(_GATEWAY_ENDPOINTS, {}).get("endpoints", [])
+            return sorted(map(rows.gateway_endpoint, found), key=attrgetter("name", "endpoint_id"))
+        except rows.NOT_FORMED as error:
+            raise ServerError(f"MLflow's gateway endpoints are not formed as MLflow's: {error}") from error
+        except ServerError as error:
+            if is_absent(error) or error.status == 403:
+                return None
+            raise
+
+    def metric_histories(
+        self,
+        keys_of: Mapping[str, Sequence[str]],
+        experiment_of: Mapping[str, str],  # noqa: ARG002 - as the protocol has it
+    ) -> dict[str, tuple[MetricHistory, ...]]:
         try:
             return self._histories.read(keys_of)
-        except _NOT_FORMED_AS_MLFLOWS as error:
+        except rows.NOT_FORMED as error:
             raise PageError(f"MLflow's values of metrics are not formed as MLflow's: {error}") from error
 
     def _runs_among(self, run_ids: list[str], query: Row, condition: str) -> Iterator[Run | Unreadable]:
@@ -412,7 +427,7 @@ def _records(kind: Kind, pages: Pages, record: Callable[[Row], T], order: str) -
             for row in page:
                 try:
                     yield record(row)
-                except _NOT_FORMED_AS_MLFLOWS as error:
+                except rows.NOT_FORMED as error:
                     reason = f"its row is not formed as MLflow's: {type(error).__name__}: {error}"
                     yield Unreadable(kind, rows.name_of(row), reason, run_id=run_id_of(row) if kind == "run" else "")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from datahub_mlflow_source.errors import PageError, ServerError
+from datahub_mlflow_source.errors import GONE, PageError, ServerError
 from datahub_mlflow_source.readers import rows
 from datahub_mlflow_source.readers.http import MlflowHttp
 from datahub_mlflow_source.readers.paging import BadRow, Moved, Page, Row, batches, walk
@@ -18,13 +18,11 @@ _SCORERS = "/api/3.0/mlflow/scorers/list"
 _MOST_DATASETS = 50_000  # MLflow's limit, per page
 _EXPERIMENTS_PER_REQUEST = 100
 _ASKED_AT_ONCE = 4
-_GONE = "RESOURCE_DOES_NOT_EXIST"
-_NOT_FORMED = (KeyError, TypeError, AttributeError, ValueError, OverflowError)
 
 
 def is_absent(error: ServerError) -> bool:
     """This server has no such thing: it is older, or keeps everything in files, where MLflow has it switched off."""
-    return error.error_code == "FEATURE_DISABLED" or (error.status in (404, 405, 501) and error.error_code != _GONE)
+    return error.error_code == "FEATURE_DISABLED" or (error.status in (404, 405, 501) and error.error_code != GONE)
 
 
 class RestEvaluation:
@@ -87,7 +85,7 @@ class RestEvaluation:
             answer = self._server.get(f"{_DATASETS}/{quote(str(_id_of(row)), safe='')}/experiment-ids", {})
             ids = answer.get("experiment_ids") or []
         except ServerError as error:
-            if error.status == 404 and error.error_code == _GONE:
+            if error.status == 404 and error.error_code == GONE:
                 return None
             if error.status is None:
                 raise
@@ -96,7 +94,7 @@ class RestEvaluation:
             ids = []  # one of them we may not see
         try:
             return rows.evaluation_dataset({**row, "experiment_ids": ids})
-        except _NOT_FORMED as error:
+        except rows.NOT_FORMED as error:
             reason = f"its row is not formed as MLflow's: {type(error).__name__}: {error}"
             return Unreadable("evaluation dataset", shown, reason)
 
@@ -140,7 +138,7 @@ class RestEvaluation:
         found = self._server.get(_SCORERS, query).get("scorers", [])
         try:
             return sorted(map(rows.scorer, found))
-        except _NOT_FORMED as error:
+        except rows.NOT_FORMED as error:
             raise ServerError(f"MLflow's scorers are not formed as MLflow's: {error}") from error
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from datahub_mlflow_source.errors import ServerError
+from datahub_mlflow_source.errors import GONE, ServerError
 from datahub_mlflow_source.readers.http import MlflowHttp
 from datahub_mlflow_source.readers.paging import batches
 from datahub_mlflow_source.records import MetricHistory
@@ -15,7 +15,6 @@ from datahub_mlflow_source.records import MetricHistory
 _BULK = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"  # MLflow's own page asks so, from 1.x to 3.17; Databricks no
 _RUNS_PER_REQUEST, _RUNS_PER_OLD_REQUEST = 100, 20  # MLflow's limit from 2.22 on at the latest, and in 2.10
 _MOST_OF_A_URL = 3500  # gunicorn, which serves MLflow before 3.3, takes 4,094 bytes with what stands around
-_GONE = "RESOURCE_DOES_NOT_EXIST"
 _MOST_VALUES = 25_000  # in one answer of it
 
 Value = dict[str, Any]
@@ -84,7 +83,7 @@ class RestHistories:
         except ServerError as error:
             if error.status not in (404, 405, 501):
                 raise
-            self._has_bulk = error.error_code == _GONE
+            self._has_bulk = error.error_code == GONE
             return None
         return _listed(answer)
 
@@ -93,7 +92,7 @@ class RestHistories:
         try:
             return _listed(self._server.get("metrics/get-history", {"run_id": run_id, "metric_key": key}))
         except ServerError as error:
-            if error.error_code != _GONE:
+            if error.error_code != GONE:
                 raise
             return []
 

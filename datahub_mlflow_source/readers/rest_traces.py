@@ -9,14 +9,13 @@ from typing import Any
 from datahub_mlflow_source.errors import ServerError
 from datahub_mlflow_source.readers.http import MlflowHttp
 from datahub_mlflow_source.readers.rest_evaluation import is_absent
-from datahub_mlflow_source.readers.rows import token_counts
+from datahub_mlflow_source.readers.rows import NOT_FORMED, token_counts
 from datahub_mlflow_source.readers.workers import in_order
 from datahub_mlflow_source.records import TOKENS, TraceCounts
 
 _METRICS = "/api/3.0/mlflow/traces/metrics"
 _MOST_POINTS = 1000
 _EXPERIMENTS_AT_ONCE = 2
-_NOT_FORMED = (KeyError, TypeError, AttributeError, ValueError, OverflowError)
 
 Point = tuple[str, Mapping[str, Any]]  # what is counted by, and the numbers
 
@@ -47,7 +46,7 @@ def _told(server: MlflowHttp, experiment_id: str) -> TraceCounts | str | None:
         return _counts(server, experiment_id)
     except ServerError as error:
         return f"of experiment {experiment_id}: {error}"
-    except _NOT_FORMED as error:
+    except NOT_FORMED as error:
         return f"of experiment {experiment_id}: the answer is not formed as MLflow's: {type(error).__name__}: {error}"
 
 

@@ -14,15 +14,20 @@ from datahub_mlflow_source.records import (
     Experiment,
     LoggedModel,
     Metric,
+    ModelDeployment,
     ModelMetric,
     ModelVersion,
     RegisteredModel,
     Run,
     Scorer,
     Tags,
+    Workspace,
 )
 
 Row = dict[str, Any]
+
+# Of taking apart an answer that is not MLflow's: a field is absent, or of another type, or no number.
+NOT_FORMED = (KeyError, TypeError, AttributeError, ValueError, OverflowError)
 
 _LOGGED_MODEL = re.compile(r"models:/(m-[0-9a-f]{32})/?")
 # MLflow's words for LoggedModelStatus in its API, its database, and its client (which are ours).
@@ -30,7 +35,20 @@ _STATUS = {"LOGGED_MODEL_PENDING": "PENDING", "LOGGED_MODEL_READY": "READY", "LO
 STATUS_OF_NUMBER = {1: "PENDING", 2: "READY", 3: "FAILED"}
 UNSPECIFIED = "UNSPECIFIED"
 
+GATEWAY = "gateway"  # the target of what MLflow's own server serves
+
 LATEST_TIME = 1 << 62  # milliseconds: far beyond any calendar, and still a number that DataHub takes, with room to add
+
+
+def workspace(row: Row) -> Workspace:
+    archival = row.get("trace_archival_config") or {}
+    return Workspace(
+        name=_text(row["name"]),
+        description=_text(row.get("description") or ""),
+        artifact_root=_text(row.get("default_artifact_root") or ""),
+        trace_archival_location=_text(archival.get("location") or ""),
+        trace_archival_retention=_text(archival.get("retention") or ""),
+    )
 
 
 def experiment(row: Row) -> Experiment:
@@ -141,6 +159,46 @@ def evaluation_dataset(row: Row) -> EvaluationDataset:
         tags=tuple(sorted((key, value or "") for key, value in tags.items())),
         experiment_ids=tuple(sorted(map(_id, row["experiment_ids"]))),
     )
+
+
+def gateway_endpoint(row: Row) -> ModelDeployment:
+    """The keys of its models are secrets, of which not even the names are told."""
+    endpoint_id = _text(row["endpoint_id"])
+    fallback = row.get("fallback_config") or {}
+    mappings = [_served(mapping) for mapping in row.get("model_mappings") or ()]
+    said = {
+        "created_by": _text(row.get("created_by") or ""),
+        "last_updated_by": _text(row.get("last_updated_by") or ""),
+        "routing_strategy": _text(row.get("routing_strategy") or ""),
+        "fallback_strategy": _text(fallback.get("strategy") or ""),
+        "fallback_max_attempts": str(fallback.get("max_attempts") or ""),
+        "usage_tracking": "true" if row.get("usage_tracking") in (None, True) else "false",
+        **{f"model.{name}": served for name, served, _ in sorted(mappings)},
+    }
+    return ModelDeployment(
+        target=GATEWAY,
+        name=_text(row.get("name") or endpoint_id),
+        # There is no word for it: MLflow's server answers for it, as long as it has a key to a model.
+        status="ready" if any(has_key for _, _, has_key in mappings) else "disabled",
+        creation_time=time_of(row.get("created_at")),
+        last_updated_time=time_of(row.get("last_updated_at")),
+        said=tuple(said.items()),
+        tags=_pairs(row.get("tags")),
+        endpoint_id=endpoint_id,
+        experiment_id=_id(row["experiment_id"]) if row.get("experiment_id") else "",
+    )
+
+
+def _served(mapping: Row) -> tuple[str, str, bool]:
+    """Name of the model's definition, what it is, and whether there is a key to it."""
+    definition = mapping["model_definition"]
+    kind, order = _text(mapping.get("linkage_type") or "PRIMARY"), mapping.get("fallback_order")
+    parts = [
+        f"{_text(definition['provider'])} {_text(definition['model_name'])}",
+        f"{kind} {order}" if order is not None else kind,
+        f"weight {float(mapping.get('weight', 1.0))}",
+    ]
+    return _text(definition["name"]), ", ".join(parts), bool(definition.get("secret_id"))
 
 
 def scorer(row: Row) -> Scorer:

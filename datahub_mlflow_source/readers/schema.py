@@ -5,7 +5,7 @@ Columns have no types: whatever the driver gives is what MLflow's own store woul
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,9 @@ import sqlalchemy as sa
 
 from datahub_mlflow_source.errors import ServerError
 from datahub_mlflow_source.readers.database import Database
+from datahub_mlflow_source.records import DEFAULT_WORKSPACE
 
 _WORKSPACE = "workspace"  # column since 3.10
-_DEFAULT_WORKSPACE = "default"  # what a server without workspaces shows, and one with them to whoever names none
 
 # alembic_version.version_num after a server of this release has made or migrated the database.
 _RELEASES = {
@@ -50,6 +50,9 @@ DATASETS = _table(
 )
 INPUTS = _table("inputs", "input_uuid source_type source_id destination_type destination_id")
 INPUT_TAGS = _table("input_tags", "input_uuid name value")
+WORKSPACES = _table(
+    "workspaces", "name description default_artifact_root trace_archival_location trace_archival_retention"
+)
 REGISTERED_MODELS = _table("registered_models", "name creation_time last_updated_time description workspace")
 REGISTERED_MODEL_TAGS = _table("registered_model_tags", "name key value workspace")
 REGISTERED_MODEL_ALIASES = _table("registered_model_aliases", "name alias version workspace")
@@ -84,6 +87,17 @@ TRACE_INFO = _table("trace_info", "request_id experiment_id status execution_tim
 TRACE_METRICS = _table("trace_metrics", "request_id key value")
 ASSESSMENTS = _table("assessments", "trace_id name valid")
 
+GATEWAY_ENDPOINTS = _table(
+    "endpoints",
+    "endpoint_id name created_by created_at last_updated_by last_updated_at routing_strategy fallback_config_json "
+    "experiment_id usage_tracking workspace",
+)
+GATEWAY_MAPPINGS = _table(
+    "endpoint_model_mappings", "endpoint_id model_definition_id weight linkage_type fallback_order"
+)
+GATEWAY_MODELS = _table("model_definitions", "model_definition_id name secret_id provider model_name")
+GATEWAY_TAGS = _table("endpoint_tags", "endpoint_id key value")
+
 _TRACKING = (
     *(EXPERIMENTS, EXPERIMENT_TAGS, RUNS, TAGS, PARAMS, LATEST_METRICS, METRICS),
     *(DATASETS, INPUTS, INPUT_TAGS),
@@ -94,6 +108,7 @@ _REGISTRY = (
 )
 _SINCE_3_0_IN_INPUTS = "step"  # column
 _SINCE_3_4 = (EVALUATION_DATASETS, EVALUATION_DATASET_TAGS, ENTITY_ASSOCIATIONS, SCORERS, SCORER_VERSIONS)
+_SINCE_3_8 = (GATEWAY_ENDPOINTS, GATEWAY_MAPPINGS, GATEWAY_MODELS, GATEWAY_TAGS)
 _OF_TRACES = (TRACE_INFO, TRACE_METRICS, ASSESSMENTS)  # since 2.13, 3.9 and 3.2
 _SINCE_3_0 = (LOGGED_MODELS, LOGGED_MODEL_PARAMS, LOGGED_MODEL_TAGS, LOGGED_MODEL_METRICS)
 
@@ -116,9 +131,18 @@ class Schema:
         needed = {*(column.name for column in table.c), *columns} - {_WORKSPACE}
         return needed <= self.columns.get(table.name, frozenset())
 
-    def of_workspace(self, table: Any) -> tuple[Any, ...]:
-        """The condition that leaves only the default workspace's rows; none where there are no workspaces yet."""
-        return (table.c.workspace == _DEFAULT_WORKSPACE,) if table.name in self.with_workspaces else ()
+    def or_empty(self, table: Any) -> list[Any]:
+        """The columns of a table; in place of those that this database doesn't have, NULL."""
+        there = self.columns.get(table.name, frozenset())
+        return [column if column.name in there else sa.null().label(column.name) for column in table.c]
+
+    def in_workspaces(self, table: Any, names: Sequence[str]) -> tuple[Any, ...]:
+        """The condition that leaves only these workspaces' rows; none where there are no workspaces yet."""
+        return (table.c.workspace.in_(names),) if table.name in self.with_workspaces else ()
+
+    def workspace_of(self, table: Any) -> Any:
+        """The column, or what it would hold."""
+        return table.c.workspace if table.name in self.with_workspaces else sa.literal(DEFAULT_WORKSPACE)
 
 
 def look(database: Database) -> Schema:
@@ -127,7 +151,8 @@ def look(database: Database) -> Schema:
     Raises:
         ServerError: it is no database of MLflow's, or one that lacks what is read.
     """
-    there = database.columns([table.name for table in (*_TRACKING, *_REGISTRY, *_SINCE_3_0, *_SINCE_3_4, *_OF_TRACES)])
+    newer = (*_SINCE_3_0, *_SINCE_3_4, *_OF_TRACES, *_SINCE_3_8, WORKSPACES)
+    there = database.columns([table.name for table in (*_TRACKING, *_REGISTRY, *newer)])
     where = database.connection.shown
     missing = dict(_missing(there))
     if EXPERIMENTS.name in missing or RUNS.name in missing:

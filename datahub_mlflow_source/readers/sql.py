@@ -9,15 +9,16 @@ import heapq
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, total_ordering
+from functools import cached_property, partial, total_ordering
 from itertools import chain
+from typing import Any
 
 import sqlalchemy as sa
 
 from datahub_mlflow_source.backend_store import DatabaseConnection
 from datahub_mlflow_source.errors import ServerError
 from datahub_mlflow_source.readers import schema
-from datahub_mlflow_source.readers.base import RunScope, Shard, aliases_by_version
+from datahub_mlflow_source.readers.base import RunScope, Shard, aliases_by_version, chosen_workspaces, own_name
 from datahub_mlflow_source.readers.by_key import broke_off, grouped, in_halves, pairs, walk_by_key
 from datahub_mlflow_source.readers.database import Database, Reading
 from datahub_mlflow_source.readers.paging import batches
@@ -34,22 +35,27 @@ from datahub_mlflow_source.readers.schema import (
     Schema,
 )
 from datahub_mlflow_source.readers.sql_evaluation import dataset_keys, read_datasets, read_scorers
+from datahub_mlflow_source.readers.sql_gateway import has_gateway, read_gateway_endpoints
 from datahub_mlflow_source.readers.sql_histories import read_histories
 from datahub_mlflow_source.readers.sql_logged_models import logged_model_keys, read_logged_models
 from datahub_mlflow_source.readers.sql_registry import SqlRegistry, VersionKey
 from datahub_mlflow_source.readers.sql_runs import RunKey, count_runs, filter_of, key_of, keys_of, read_runs, run_keys
 from datahub_mlflow_source.readers.sql_traces import read_trace_counts
+from datahub_mlflow_source.readers.sql_workspaces import read_workspaces
 from datahub_mlflow_source.records import (
+    DEFAULT_WORKSPACE,
     EvaluationDataset,
     Experiment,
     LoggedModel,
     MetricHistory,
+    ModelDeployment,
     ModelVersion,
     RegisteredModel,
     Run,
     Scorer,
     TraceCounts,
     Unreadable,
+    Workspace,
 )
 
 logger = logging.getLogger(__name__)
@@ -60,12 +66,19 @@ _MOST_IN_PAGE = 1000  # runs with 30 rows each are 30,000 rows
 class SqlReader:
     """MLflow's database: experiments and runs from one, models and versions from it or another."""
 
-    def __init__(self, tracking: DatabaseConnection, registry: DatabaseConnection, page_size: int) -> None:
-        """Raises RecipeError where the database's driver is not installed."""
+    def __init__(
+        self,
+        tracking: DatabaseConnection,
+        registry: DatabaseConnection,
+        page_size: int,
+        workspaces: Sequence[str] | None = None,
+    ) -> None:
+        """`workspaces`: names; None: all. Raises RecipeError where the database's driver is not installed."""
         self._tracking = Database(tracking)
         self._registry = self._tracking if registry == tracking else Database(registry)
         self._page_size = min(page_size, _MOST_IN_PAGE)
         self._schemas: dict[Database, Schema] = {}
+        self._wanted = workspaces
 
     @property
     def requests_sent(self) -> int:
@@ -84,6 +97,28 @@ class SqlReader:
             filter_of(RunScope(filter=run_filter))
         self._schema(self._tracking)
         self._schema(self._registry)
+        self._names  # noqa: B018 - raises where one that the recipe names is not there
+
+    def workspaces(self) -> list[Workspace] | None:
+        return self._chosen if [workspace.name for workspace in self._listed] != [DEFAULT_WORKSPACE] else None
+
+    @cached_property
+    def _listed(self) -> list[Workspace]:
+        """All that anything is in, or that the database itself keeps: they may also be Kubernetes' namespaces."""
+        found = {DEFAULT_WORKSPACE: Workspace(DEFAULT_WORKSPACE)}
+        for database in (self._tracking, self._registry):
+            for workspace in database.read(partial(read_workspaces, schema=self._schema(database))):
+                if workspace.name not in found or workspace.name == DEFAULT_WORKSPACE:
+                    found[workspace.name] = workspace
+        return list(found.values())
+
+    @cached_property
+    def _chosen(self) -> list[Workspace]:
+        return chosen_workspaces(self._listed, self._wanted)
+
+    @property
+    def _names(self) -> list[str]:
+        return [workspace.name for workspace in self._chosen]
 
     def server_version(self) -> str | None:
         return self._schema(self._tracking).release
@@ -98,24 +133,28 @@ class SqlReader:
         return self._schemas[database]
 
     def experiments(self) -> Iterator[Experiment | Unreadable]:
-        of_workspace = self._schema(self._tracking).of_workspace(EXPERIMENTS)
+        schema = self._schema(self._tracking)
+        among = schema.in_workspaces(EXPERIMENTS, self._names)
 
         def keys(reading: Reading, after: int | None, size: int) -> list[int]:
             id_ = EXPERIMENTS.c.experiment_id
-            statement = sa.select(id_).where(*of_workspace).order_by(id_).limit(size)
+            statement = sa.select(id_).where(*among).order_by(id_).limit(size)
             return [row[0] for row in reading.rows(statement.where(id_ > after) if after is not None else statement)]
 
-        return chain.from_iterable(walk_by_key("experiment", self._tracking, keys, _experiments, self._page_size))
+        read = partial(_experiments, workspace=schema.workspace_of(EXPERIMENTS))
+        return chain.from_iterable(walk_by_key("experiment", self._tracking, keys, read, self._page_size))
 
     def registry(self) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
-        return self._registered(are_prompts=False)
+        return chain.from_iterable(self._registered(name, are_prompts=False) for name in self._names)
 
     def prompts(self) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
-        return self._registered(are_prompts=True)
+        return chain.from_iterable(self._registered(name, are_prompts=True) for name in self._names)
 
-    def _registered(self, *, are_prompts: bool) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
+    def _registered(
+        self, workspace: str, *, are_prompts: bool
+    ) -> Iterator[RegisteredModel | ModelVersion | Unreadable]:
         """The tables are walked once for models and, where there are any, once more for prompts."""
-        statements = SqlRegistry(self._schema(self._registry))
+        statements = SqlRegistry(self._schema(self._registry), workspace)
         try:
             prompts = self._registry.read(statements.prompts)
         except ServerError as error:
@@ -250,7 +289,7 @@ class SqlReader:
         schema = self._schema(self._tracking)
         if not schema.has_all(EVALUATION_DATASETS, EVALUATION_DATASET_TAGS, ENTITY_ASSOCIATIONS):
             return None
-        keys = partial(dataset_keys, schema=schema)
+        keys = partial(dataset_keys, schema=schema, workspaces=self._names)
         pages = walk_by_key("evaluation dataset", self._tracking, keys, read_datasets, self._page_size)
         return chain.from_iterable(pages)
 
@@ -259,7 +298,7 @@ class SqlReader:
         if not schema.has_all(SCORERS, SCORER_VERSIONS):
             return [], []
         try:
-            return self._tracking.read(partial(read_scorers, schema=schema)), []
+            return self._tracking.read(partial(read_scorers, schema=schema, workspaces=self._names)), []
         except ServerError as error:
             return [], [str(error)]
 
@@ -275,18 +314,28 @@ class SqlReader:
             return found, [str(error)]
         return found, []
 
-    def metric_histories(self, keys_of: Mapping[str, Sequence[str]]) -> dict[str, tuple[MetricHistory, ...]]:
+    def gateway_endpoints(self) -> list[ModelDeployment] | None:
+        schema = self._schema(self._tracking)
+        if not has_gateway(schema):
+            return None
+        return self._tracking.read(partial(read_gateway_endpoints, schema=schema, workspaces=self._names))
+
+    def metric_histories(
+        self,
+        keys_of: Mapping[str, Sequence[str]],
+        experiment_of: Mapping[str, str],  # noqa: ARG002 - as the protocol has it
+    ) -> dict[str, tuple[MetricHistory, ...]]:
         return self._tracking.read(partial(read_histories, keys_of=keys_of))
 
 
-def _experiments(reading: Reading, ids: Sequence[int]) -> list[Experiment]:
+def _experiments(reading: Reading, ids: Sequence[int], workspace: Any) -> list[Experiment]:
     table, tags = EXPERIMENTS.c, EXPERIMENT_TAGS.c
     of_experiment = grouped(
         reading.rows(sa.select(tags.experiment_id, tags.key, tags.value).where(tags.experiment_id.in_(ids)))
     )
     statement = sa.select(
         *(table.experiment_id, table.name, table.artifact_location, table.lifecycle_stage),
-        *(table.creation_time, table.last_update_time),
+        *(table.creation_time, table.last_update_time, workspace),
     )
     rows = reading.rows(statement.where(table.experiment_id.in_(ids)).order_by(table.experiment_id))
     return [
@@ -298,8 +347,9 @@ def _experiments(reading: Reading, ids: Sequence[int]) -> list[Experiment]:
             creation_time=time_of(created),
             last_update_time=time_of(updated),
             tags=pairs(of_experiment[id_]),
+            workspace=own_name(its_workspace),
         )
-        for id_, name, location, stage, created, updated in rows
+        for id_, name, location, stage, created, updated, its_workspace in rows
     ]
 
 

@@ -21,10 +21,13 @@ from datahub_mlflow_source.readers.schema import (
 from datahub_mlflow_source.records import EvaluationDataset, Scorer
 
 
-def dataset_keys(reading: Reading, after: str | None, size: int, schema: Schema) -> list[str]:
+def dataset_keys(
+    reading: Reading, after: str | None, size: int, schema: Schema, workspaces: Sequence[str]
+) -> list[str]:
     """The next so many ids."""
     table = EVALUATION_DATASETS.c
-    statement = sa.select(table.dataset_id).where(*schema.of_workspace(EVALUATION_DATASETS)).order_by(table.dataset_id)
+    among = schema.in_workspaces(EVALUATION_DATASETS, workspaces)
+    statement = sa.select(table.dataset_id).where(*among).order_by(table.dataset_id)
     if after:
         statement = statement.where(table.dataset_id > after)
     return [row[0] for row in reading.rows(statement.limit(size))]
@@ -61,7 +64,7 @@ def read_datasets(reading: Reading, ids: Sequence[str]) -> list[EvaluationDatase
     ]
 
 
-def read_scorers(reading: Reading, schema: Schema) -> list[Scorer]:
+def read_scorers(reading: Reading, schema: Schema, workspaces: Sequence[str]) -> list[Scorer]:
     """The newest version of each, of active experiments, as MLflow lists them."""
     scorers, versions, experiments = SCORERS.c, SCORER_VERSIONS.c, EXPERIMENTS.c
     newest = (
@@ -79,6 +82,6 @@ def read_scorers(reading: Reading, schema: Schema) -> list[Scorer]:
             )
             .join(EXPERIMENTS, experiments.experiment_id == scorers.experiment_id)
         )
-        .where(experiments.lifecycle_stage == "active", *schema.of_workspace(EXPERIMENTS))
+        .where(experiments.lifecycle_stage == "active", *schema.in_workspaces(EXPERIMENTS, workspaces))
     )
     return sorted(Scorer(str(id_), name, int(version), text) for id_, name, version, text in reading.rows(statement))

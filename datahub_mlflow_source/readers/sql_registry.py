@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from datahub_mlflow_source.readers.base import own_name
 from datahub_mlflow_source.readers.by_key import grouped, pairs
 from datahub_mlflow_source.readers.database import Reading
 from datahub_mlflow_source.readers.rows import model_id_of, time_of
@@ -37,10 +40,11 @@ class VersionKey(NamedTuple):
 
 
 class SqlRegistry:
-    """The statements of one registry."""
+    """The statements of one registry, or of one workspace in it."""
 
-    def __init__(self, schema: Schema) -> None:
-        self._of_workspace = schema.of_workspace
+    def __init__(self, schema: Schema, workspace: str) -> None:
+        self._of_workspace = partial(schema.in_workspaces, names=[workspace])
+        self._workspace = own_name(workspace)
 
     def prompts(self, reading: Reading) -> frozenset[str]:
         """Names of prompts, which MLflow keeps among the models and lists neither as models nor as versions."""
@@ -73,6 +77,7 @@ class SqlRegistry:
                 description=description or "",
                 tags=pairs(tags[name]),
                 aliases=tuple(sorted((alias, str(version)) for alias, version in aliases[name])),
+                workspace=self._workspace,
             )
             for name, created, updated, description in reading.rows(statement.order_by(REGISTERED_MODELS.c.name))
         ]
@@ -95,7 +100,11 @@ class SqlRegistry:
             *("source", "run_id", "status", "status_message", "run_link", "storage_location"),
         )
         rows = reading.rows(statement.order_by(MODEL_VERSIONS.c.name, MODEL_VERSIONS.c.version))
-        return [_version(row, pairs(tags[VersionKey(*row[:2])]), aliases) for row in rows if row[6] != _DELETED]
+        return [
+            replace(_version(row, pairs(tags[VersionKey(*row[:2])]), aliases), workspace=self._workspace)
+            for row in rows
+            if row[6] != _DELETED
+        ]
 
     def _between(self, keys: Sequence[VersionKey], table: Any, *columns: str) -> Any:
         """From the first of these keys to the last; there are no others in between."""

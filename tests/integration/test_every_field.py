@@ -16,26 +16,32 @@ import mlflow.entities
 import mlflow.entities.model_registry
 import pytest
 from mlflow import MlflowClient
+from mlflow.store.tracking.rest_store import RestStore
+from mlflow.utils.rest_utils import MlflowHostCreds
 
 from datahub_mlflow_source.mapping.urns import (
     Naming,
+    deployment_urn,
     evaluation_dataset_urn,
     experiment_urn,
     logged_model_urn,
     model_group_urn,
     model_version_urn,
     run_urn,
+    workspace_urn,
 )
-from tests.support.content import SECRETS, Content, rich_content
+from datahub_mlflow_source.records import ModelDeployment
+from tests.support.content import CHURN, SECRETS, Content, rich_content
 from tests.support.ingest import Ingested, ingest
-from tests.support.servers import MlflowServer, mlflow_server
+from tests.support.servers import WITH_WORKSPACES, MlflowServer, mlflow_server
 
 pytestmark = pytest.mark.xdist_group("every field")
 
 PROD = Naming()
+TEAM = "team-a"
 TRACES = "traces are counted, not read: data of people, of any size (include_traces)"
 ARGUMENT = "a word that the client takes or gives, no entity"
-NOT_YET = "not read yet, see the README: "
+OF_GATEWAY = "what a gateway forbids and what it may cost: nothing of a model"
 
 # What is read: each of its fields is looked for.
 READ = {
@@ -43,7 +49,8 @@ READ = {
     *("DatasetInput", "Dataset", "InputTag", "RunOutputs", "LoggedModelOutput", "LoggedModelInput"),
     *("RegisteredModel", "RegisteredModelTag", "RegisteredModelAlias", "ModelVersion", "ModelVersionTag"),
     *("LoggedModel", "LoggedModelParameter", "LoggedModelTag", "Prompt", "PromptVersion", "EvaluationDataset"),
-    "ScorerVersion",
+    *("ScorerVersion", "Workspace", "PromptModelConfig", "GatewayEndpoint", "GatewayEndpointModelMapping"),
+    *("GatewayEndpointTag", "GatewayModelDefinition", "FallbackConfig"),
 }
 # What is not, and why.
 LEFT_OUT = {
@@ -69,16 +76,17 @@ LEFT_OUT = {
     **dict.fromkeys(
         (
             *("BudgetAction", "BudgetDuration", "BudgetDurationUnit", "BudgetTargetScope", "BudgetUnit"),
-            *("FallbackConfig", "FallbackStrategy", "GatewayBudgetPolicy", "GatewayEndpoint", "RoutingStrategy"),
-            *("GatewayEndpointBinding", "GatewayEndpointModelConfig", "GatewayEndpointModelMapping"),
-            *("GatewayEndpointTag", "GatewayModelDefinition", "GatewayResourceType", "GatewayModelLinkageType"),
-            *("GatewayGuardrail", "GatewayGuardrailConfig", "GuardrailAction", "GuardrailStage"),
+            *("GatewayBudgetPolicy", "GatewayGuardrail", "GatewayGuardrailConfig", "GuardrailAction", "GuardrailStage"),
         ),
-        NOT_YET + "what its gateway serves",
+        OF_GATEWAY,
     ),
+    **dict.fromkeys(
+        ("FallbackStrategy", "RoutingStrategy", "GatewayModelLinkageType", "GatewayResourceType"), ARGUMENT
+    ),
+    "GatewayEndpointModelConfig": ARGUMENT,
+    "GatewayEndpointBinding": "which scorers use an endpoint: the scorer itself says so",
     "GatewaySecretInfo": "secrets",
     "Webhook": "holds a secret, and says nothing of a model",
-    "Workspace": NOT_YET + "workspaces",
     **dict.fromkeys(
         (
             *("MCPAccessEndpoint", "MCPRemoteTransportType", "MCPServer", "ConnectOptionSettings"),
@@ -86,7 +94,6 @@ LEFT_OUT = {
         ),
         "servers of tools, no models",
     ),
-    "PromptModelConfig": NOT_YET + "the model settings that a prompt may carry",
     **dict.fromkeys(
         ("ModelVersionDeploymentJobState", "RegisteredModelDeploymentJobState"), "Databricks' own deployment jobs"
     ),
@@ -96,9 +103,20 @@ FIELDS_LEFT_OUT = {
     ("RunInfo", "run_uuid"): "the same as run_id",
     ("RegisteredModel", "latest_versions"): "the versions are there themselves",
     **dict.fromkeys(
-        ((kind, "workspace") for kind in ("Experiment", "RegisteredModel", "ModelVersion")),
-        NOT_YET + "workspaces; what is read is of the default one",
+        (
+            ("GatewayEndpointModelMapping", field)
+            for field in ("mapping_id", "endpoint_id", "model_definition_id", "created_at", "created_by")
+        ),
+        "of the tie between an endpoint and a definition, which has nothing else to say",
     ),
+    **dict.fromkeys(
+        (
+            ("GatewayModelDefinition", field)
+            for field in ("model_definition_id", "created_at", "created_by", "last_updated_at", "last_updated_by")
+        ),
+        "a definition is no entity in DataHub: its name, provider and model are said of each endpoint",
+    ),
+    **dict.fromkeys((("GatewayModelDefinition", field) for field in ("secret_id", "secret_name")), "secrets"),
     **dict.fromkeys(
         (
             (kind, field)
@@ -137,6 +155,8 @@ def public_fields(entity: object) -> Iterator[tuple[str, Any]]:
 def leaves(value: Any, path: tuple[str, str]) -> Iterator[tuple[tuple[str, str], Any]]:
     """(class, field) and value of all that is in it."""
     if path in FIELDS_LEFT_OUT or value is None or value == "":
+        return
+    if path[1] == "workspace" and value == "default":  # said by what is in no container of a workspace
         return
     if path == ("Dataset", "source"):  # JSON, whose parts are said
         yield from leaves(list(json.loads(value).values()), ("Dataset", "part of the source"))
@@ -178,7 +198,7 @@ class Said:
 
     def holds(self, value: Any) -> bool:
         """As a whole value, or as a word or number within one."""
-        text = str(value)
+        text = str(value).lower() if isinstance(value, bool) else str(value)
         if text in self._values:
             return True
         return bool(re.search(rf"(?<!\w){re.escape(text)}(?!\w)", self._all))
@@ -186,7 +206,10 @@ class Said:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    with mlflow_server(tmp_path_factory.mktemp("fields")) as server:
+    with mlflow_server(tmp_path_factory.mktemp("fields"), extra_env=WITH_WORKSPACES) as server:
+        archival = {"location": "s3://archive/team-a", "retention": "30d"}
+        about = {"description": "Of the retention team.", "default_artifact_root": "mlflow-artifacts:/of-team-a"}
+        server.post_3("workspaces", name=TEAM, **about, trace_archival_config=archival)
         yield server
 
 
@@ -198,7 +221,13 @@ def client(server: MlflowServer) -> MlflowClient:
 @pytest.fixture(scope="module")
 def content(server: MlflowServer, client: MlflowClient) -> Content:
     content = rich_content(server)
-    client.register_prompt("greeting", "Hello {{ name }}, dear.", commit_message="Politer.", tags={"team": "desk"})
+    client.register_prompt(
+        "greeting",
+        "Hello {{ name }}, dear.",
+        commit_message="Politer.",
+        tags={"team": "desk"},
+        model_config={"provider": "openai", "model_name": "gpt-5", "temperature": 0.3, "stop_sequences": ["END"]},
+    )
     client.set_prompt_alias("greeting", "live", 1)
     return content
 
@@ -206,7 +235,8 @@ def content(server: MlflowServer, client: MlflowClient) -> Content:
 @pytest.fixture(scope="module")
 def ingested(server: MlflowServer, content: Content, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
     assert content
-    config = {"tracking_uri": server.url, "include_traces": True}
+    rich_content(server.in_workspace(TEAM))
+    config = {"tracking_uri": server.url, "include_traces": True, "include_deployments": True}
     return ingest(config, tmp_path_factory.mktemp("ingested") / "out.json")
 
 
@@ -249,6 +279,36 @@ def test_runs(ingested: Ingested, client: MlflowClient, content: Content) -> Non
         experiment = aspects["container"]["container"]
         lost = missing(run, Said(ingested, [urn, experiment, *(edge for edge in edges if edge in ingested.aspects)]))
         assert [field for field in lost if run.info.status not in GOES_ON or "end_time" not in field] == []
+
+
+def test_workspaces(ingested: Ingested, client: MlflowClient) -> None:
+    (team,) = [workspace for workspace in client.list_workspaces() if workspace.name == TEAM]
+    assert team.trace_archival_retention == "30d"
+    assert missing(team, Said(ingested, [str(workspace_urn(TEAM, PROD))])) == []
+
+
+@pytest.mark.usefixtures("ingested")
+def test_what_is_in_a_workspace(ingested: Ingested, client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_WORKSPACE", TEAM)
+    experiment = client.get_experiment_by_name(CHURN)
+    assert experiment is not None
+    assert experiment.workspace == TEAM
+    assert missing(experiment, Said(ingested, [str(experiment_urn(CHURN, PROD, TEAM))])) == []
+    for model in client.search_registered_models():
+        assert missing(model, Said(ingested, [str(model_group_urn(f"{TEAM}/{model.name}", PROD))])) == []
+    for version in client.search_model_versions(max_results=1000):
+        urn = str(model_version_urn(f"{TEAM}/{version.name}", version.version, PROD))
+        assert missing(version, Said(ingested, [urn])) == []
+
+
+def test_endpoints_of_the_gateway(ingested: Ingested, server: MlflowServer, content: Content) -> None:
+    store: Any = RestStore(lambda: MlflowHostCreds(server.url))  # type: ignore[no-untyped-call]
+    listed = store.list_gateway_endpoints()
+    assert {endpoint.name for endpoint in listed} == content.gateway_endpoints.keys()
+    for endpoint in listed:
+        urn = str(deployment_urn(ModelDeployment("gateway", endpoint.name), PROD))
+        experiment = str(experiment_urn(CHURN, PROD))  # whose name and id it says
+        assert missing(endpoint, Said(ingested, [urn, experiment])) == []
 
 
 def test_registered_models(ingested: Ingested, client: MlflowClient, content: Content) -> None:

@@ -27,7 +27,13 @@ LONG = "模" * 300  # SQLite doesn't hold MLflow to its 256
 UNUSED = "no versions"
 ODD_NAMES = ("it's", "a,b", "a%2Cb", " leading blank", 'say "yes"', "100% sure", SLASH, LONG)
 
-SECRETS = ("s3cr3t-git", "s3cr3t-token", "s3cr3t-ftp")  # logged by accident; no aspect may hold one
+SECRETS = (
+    "s3cr3t-git",
+    "s3cr3t-token",
+    "s3cr3t-ftp",
+    "s3cr3t-gateway",
+    "key of openai",
+)  # logged by accident; no aspect may hold one
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,7 @@ class Content:
     versions: Mapping[tuple[str, str], str]  # (model, version) -> run id, empty where it has none
     logged_models: Mapping[str, str]  # name -> id, of those that no version was made of
     evaluation_datasets: Mapping[str, str]  # name -> id; "of the retired" is of a deleted experiment alone
+    gateway_endpoints: Mapping[str, str]  # name -> id
 
 
 def rich_content(server: MlflowServer) -> Content:
@@ -61,6 +68,7 @@ def rich_content(server: MlflowServer) -> Content:
         registered, logged_models = _make_logged_models(server, ids, runs)
         versions |= registered
     evaluation_datasets = _make_evaluation(server, ids, runs) if server.release >= (3, 4) else {}
+    gateway_endpoints = _make_gateway(server, ids[CHURN]) if server.release >= (3, 8) else {}
     server.post("runs/delete", run_id=deleted_runs["deleted"])
     server.post("experiments/delete", experiment_id=ids[RETIRED])  # and its run with it
     _delete_run_for_good(server, gone_run)
@@ -76,6 +84,7 @@ def rich_content(server: MlflowServer) -> Content:
         versions,
         logged_models,
         evaluation_datasets,
+        gateway_endpoints,
     )
 
 
@@ -484,7 +493,7 @@ def _make_traces(server: MlflowServer, experiment_id: str) -> None:
     usage = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
     for number, (state, took) in enumerate((("OK", "0.5s"), ("OK", "0.2s"), ("ERROR", "1.3s"), ("IN_PROGRESS", None))):
         info = {
-            "trace_id": f"tr-{number:032x}",
+            "trace_id": _trace_id(experiment_id, number),
             "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment_id}},
             "request_time": f"2024-01-01T00:0{number}:00Z",
             "state": state,
@@ -498,15 +507,19 @@ def _make_traces(server: MlflowServer, experiment_id: str) -> None:
     for number, name in ((0, "polite"), (1, "polite"), (1, "right?")):
         assessment = {
             "assessment_name": name,
-            "trace_id": f"tr-{number:032x}",
+            "trace_id": _trace_id(experiment_id, number),
             "source": {"source_type": "HUMAN", "source_id": "ada"},
             "create_time": "2024-01-01T00:10:00Z",
             "last_update_time": "2024-01-01T00:10:00Z",
             "feedback": {"value": True},
         }
-        made = server.post_3(f"traces/tr-{number:032x}/assessments", assessment=assessment)
+        made = server.post_3(f"traces/{assessment['trace_id']}/assessments", assessment=assessment)
     better = {**assessment, "overrides": made["assessment"]["assessment_id"]}  # which counts no longer
     server.post_3(f"traces/{assessment['trace_id']}/assessments", assessment=better)
+
+
+def _trace_id(experiment_id: str, number: int) -> str:
+    return f"tr-{int(experiment_id):016x}{number:016x}"
 
 
 def _make_evaluation_dataset(
@@ -521,6 +534,49 @@ def _register_scorer(server: MlflowServer, experiment_id: str, scorer: Mapping[s
     server.post_3(
         "scorers/register", experiment_id=experiment_id, name=scorer["name"], serialized_scorer=json.dumps(serialized)
     )
+
+
+# MLflow's gateway, since 3.8
+
+
+def _make_gateway(server: MlflowServer, experiment_id: str) -> dict[str, str]:
+    """Ids of two endpoints: one with all there is, and one whose key was deleted."""
+    ids = {}
+    for key in ("key of openai", "old key of openai"):
+        made = server.post_3(
+            "gateway/secrets/create", secret_name=key, secret_value={"api_key": "s3cr3t-gateway"}, provider="openai"
+        )
+        ids[key] = made["secret"]["secret_id"]
+    models = {}
+    for name, key in (("clever", "key of openai"), ("cheap", "key of openai"), ("old", "old key of openai")):
+        made = server.post_3(
+            *("gateway/model-definitions/create",),
+            **{"name": name, "secret_id": ids[key], "provider": "openai", "model_name": f"gpt-{name}"},
+            created_by="ada",
+        )
+        models[name] = made["model_definition"]["model_definition_id"]
+    chat = server.post_3(
+        "gateway/endpoints/create",
+        name="chat",
+        model_configs=[
+            {"model_definition_id": models["clever"], "linkage_type": "PRIMARY", "weight": 0.75},
+            {"model_definition_id": models["cheap"], "linkage_type": "FALLBACK", "fallback_order": 0},
+        ],
+        created_by="ada",
+        routing_strategy="REQUEST_BASED_TRAFFIC_SPLIT",
+        fallback_config={"strategy": "SEQUENTIAL", "max_attempts": 2},
+        experiment_id=experiment_id,
+        usage_tracking=True,
+    )["endpoint"]["endpoint_id"]
+    server.post_3("gateway/endpoints/set-tag", endpoint_id=chat, key="team", value="desk")
+    old = server.post_3(
+        "gateway/endpoints/create",
+        name="old-chat",
+        model_configs=[{"model_definition_id": models["old"], "linkage_type": "PRIMARY"}],
+        usage_tracking=False,
+    )["endpoint"]["endpoint_id"]
+    server.execute("UPDATE model_definitions SET secret_id = NULL WHERE secret_id = ?", ids["old key of openai"])
+    return {"chat": chat, "old-chat": old}
 
 
 # Rows that MLflow can't serve: it answers 500 for the whole page

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import sqlalchemy as sa
 START_SECONDS = 120  # a start takes 10 at most; two cores may be shared by several of them
 FASTAPI = (3, 3)  # the first release that uvicorn serves
 ADMIN = ("admin", "made-up-Passw0rd")
+WITH_WORKSPACES = {"MLFLOW_ENABLE_WORKSPACES": "true"}  # since 3.10
 # Where the tests themselves run without a server's packages (`make test-oldest`).
 PYTHON = Path(os.environ.get("SERVER_PYTHON", sys.executable))
 
@@ -58,6 +59,12 @@ class MlflowServer:
         self.session.trust_env = False  # no proxy, no .netrc
         self.session.auth = self.auth
 
+    def in_workspace(self, name: str) -> MlflowServer:
+        """The same server, asked for what is in this workspace (`WITH_WORKSPACES`)."""
+        there = replace(self, session=requests.Session())
+        there.session.headers["X-MLFLOW-WORKSPACE"] = name
+        return there
+
     def get(self, path: str, **query: Any) -> dict[str, Any]:
         """GET /api/2.0/mlflow/<path>: the JSON. RuntimeError for any status but 200."""
         return self._call("GET", path, params=query)
@@ -83,7 +90,7 @@ class MlflowServer:
 
     def _call(self, method: str, path: str, api: str = "2.0", **options: Any) -> dict[str, Any]:
         answer = self.session.request(method, f"{self.url}/api/{api}/mlflow/{path}", timeout=60, **options)
-        if answer.status_code != 200:
+        if answer.status_code not in (200, 201):
             raise RuntimeError(f"{method} {path}: {answer.status_code} {answer.text}")
         content: dict[str, Any] = answer.json()
         return content
@@ -152,7 +159,7 @@ def mlflow_server(
             _wait_until_ready(server, guard)
             yield server
         finally:
-            _stop(guard, port)
+            stopped(guard, port)
 
 
 def guarded(command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
@@ -226,7 +233,7 @@ def _healthy(server: MlflowServer) -> bool:
         return False
 
 
-def _stop(guard: subprocess.Popen[bytes], port: int) -> None:
+def stopped(guard: subprocess.Popen[bytes], port: int) -> None:
     """Kills the whole process group: there is nothing in it that a polite end would save."""
     with suppress(ProcessLookupError):
         os.killpg(guard.pid, signal.SIGKILL)

@@ -20,13 +20,16 @@ from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.config_blocks import (
     ArtifactStoreConfig,
     DatabaseConfig,
+    DeploymentsConfig,
+    DeploymentTagsConfig,
     LimitsConfig,
     LoggedModelsConfig,
+    ModelServerConfig,
     RemovalConfig,
     ShardConfig,
     TlsConfig,
 )
-from datahub_mlflow_source.connection import connections
+from datahub_mlflow_source.connection import connections, workspaces_of
 from docs.generate import GROUPS, PAGE, ROOT, SCHEMA, Group, page, recipe_schema, rows, schema_text
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yml"))
@@ -37,6 +40,9 @@ BLOCKS: dict[str, type[BaseModel]] = {
     "database": DatabaseConfig,
     "limits": LimitsConfig,
     "shard": ShardConfig,
+    "deployments": DeploymentsConfig,
+    "deployments.servers": ModelServerConfig,
+    "deployments.tags": DeploymentTagsConfig,
     "stateful_ingestion": RemovalConfig,
 }
 
@@ -51,8 +57,8 @@ def is_accepted(config: dict[str, Any], source_type: str = "datahub-mlflow-sourc
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name in model.model_fields:
         yield f"{prefix}{name}"
-        if not prefix and name in BLOCKS:
-            yield from keys(BLOCKS[name], f"{name}.")
+        if block := BLOCKS.get(f"{prefix}{name}"):
+            yield from keys(block, f"{prefix}{name}{'[]' if name == 'servers' else ''}.")
 
 
 # What is generated
@@ -93,6 +99,7 @@ def test_the_variables_that_are_read_are_on_the_page() -> None:
             return super().get(name, default)
 
     connections(MlflowSourceConfig(), Environment(MLFLOW_TRACKING_URI="https://mlflow.example.com"))
+    workspaces_of(MlflowSourceConfig(), Environment())
     read = {name for name in asked if name.startswith("MLFLOW_")}
     assert read == set(re.findall(r"^\| `(MLFLOW_\w+)` \|", page(), re.MULTILINE))
 

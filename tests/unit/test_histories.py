@@ -130,7 +130,10 @@ class Reader:
         self._answers: Iterator[ServerError | None] = iter(answers)
         self.asked: list[Mapping[str, Sequence[str]]] = []
 
-    def metric_histories(self, keys_of: Mapping[str, Sequence[str]]) -> dict[str, tuple[MetricHistory, ...]]:
+    def metric_histories(
+        self, keys_of: Mapping[str, Sequence[str]], experiment_of: Mapping[str, str]
+    ) -> dict[str, tuple[MetricHistory, ...]]:
+        assert keys_of.keys() <= experiment_of.keys()
         self.asked.append(keys_of)
         if error := next(self._answers, None):
             raise error

@@ -20,7 +20,7 @@ from datahub_mlflow_source.mapping.rules import Entity, Limits, Rules
 from datahub_mlflow_source.mapping.urns import Naming
 from datahub_mlflow_source.records import DatasetInput
 from tests.unit.entities import aspect, assert_accepted, every, names, text
-from tests.unit.records import make_dataset_input
+from tests.unit.records import make_dataset_input, make_experiment
 
 RULES = Rules()
 EU = Rules(naming=Naming(env="DEV", platform_instance="eu"))
@@ -31,11 +31,11 @@ COLUMNS = (
 
 
 def mapped(dataset: DatasetInput, rules: Rules = RULES, experiment: str = "churn") -> Entity:
-    return map_dataset(input_dataset(dataset, experiment, rules), rules)
+    return map_dataset(input_dataset(dataset, make_experiment(name=experiment), rules), rules)
 
 
-def urn(dataset: DatasetInput, experiment: str = "churn") -> str:
-    return str(input_dataset(dataset, experiment, RULES).urn)
+def urn(dataset: DatasetInput, experiment: str = "churn", workspace: str = "") -> str:
+    return str(input_dataset(dataset, make_experiment(name=experiment, workspace=workspace), RULES).urn)
 
 
 def properties(entity: Entity) -> dict[str, Any]:

@@ -12,15 +12,15 @@ from datahub_mlflow_source.mapping.runs import map_run
 from datahub_mlflow_source.mapping.urns import Naming
 from datahub_mlflow_source.records import DatasetInput, Run
 from tests.unit.entities import aspect, assert_accepted
-from tests.unit.records import make_dataset_input, make_run
+from tests.unit.records import make_dataset_input, make_experiment, make_run
 
 RULES = Rules()
 EU = Rules(naming=Naming(env="DEV", platform_instance="eu"))
 
 
 def mapped(run: Run, rules: Rules = RULES) -> Entity:
-    inputs = [input_dataset(dataset, "churn", rules) for dataset in run.datasets]
-    return map_run(run, "churn", [], [], inputs, [], rules)
+    inputs = [input_dataset(dataset, make_experiment(), rules) for dataset in run.datasets]
+    return map_run(run, make_experiment(), [], [], inputs, [], rules)
 
 
 def inputs(*datasets: DatasetInput, rules: Rules = RULES) -> list[dict[str, Any]]:

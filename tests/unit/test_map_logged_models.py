@@ -28,6 +28,7 @@ from tests.unit.records import (
     MODEL_ID,
     RUN_ID,
     make_dataset_input,
+    make_experiment,
     make_logged_model,
     make_metric,
     make_model_metric,
@@ -40,13 +41,13 @@ OTHER_RUN = "f" * 32
 
 
 def own(record: LoggedModel, run: Run | None = None, rules: Rules = RULES, *, run_is_emitted: bool = True) -> Entity:
-    inputs = [input_dataset(dataset, "churn", rules) for dataset in run.datasets] if run else []
-    return map_logged_model(record, run, run is not None and run_is_emitted, None, inputs, "churn", rules)
+    inputs = [input_dataset(dataset, make_experiment(), rules) for dataset in run.datasets] if run else []
+    return map_logged_model(record, run, run is not None and run_is_emitted, None, inputs, make_experiment(), rules)
 
 
 def folded(record: LoggedModel, run: Run | None = None, rules: Rules = RULES) -> Entity:
     version = make_version(source=f"models:/{record.model_id}", model_id=record.model_id)
-    return map_version(version, run, run is not None, record, None, [], registry_urn(rules.naming), rules)
+    return map_version(version, run, run is not None, record, None, [], [], registry_urn(rules.naming), rules)
 
 
 def properties(entity: Entity) -> dict[str, Any]:
@@ -114,7 +115,7 @@ class TestOnItsOwn:
         )
 
     def test_its_run_leads_to_it(self) -> None:
-        entity = map_run(make_run(), "churn", [make_version()], [make_logged_model()], [], [], RULES)
+        entity = map_run(make_run(), make_experiment(), [make_version()], [make_logged_model()], [], [], RULES)
         edges = entity.aspects[-1].to_obj()["outputEdges"]
         assert [edge["destinationUrn"] for edge in edges][1:] == [str(own(make_logged_model()).urn)]
 

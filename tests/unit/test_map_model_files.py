@@ -15,7 +15,7 @@ from datahub_mlflow_source.mapping.rules import Limits, Rules
 from datahub_mlflow_source.mapping.urns import registry_urn
 from datahub_mlflow_source.records import Flavor, FoundFile, ModelFile
 from tests.unit.entities import aspect, assert_accepted
-from tests.unit.records import make_logged_model, make_version
+from tests.unit.records import make_experiment, make_logged_model, make_version
 
 RULES = Rules()
 COLUMNS = '[{"type": "double", "name": "a", "required": true}]'
@@ -34,7 +34,9 @@ READ = FoundFile("read", FILE)
 
 
 def properties(found: FoundFile | None, rules: Rules = RULES, **of_version: Any) -> dict[str, Any]:
-    entity = map_version(make_version(**of_version), None, False, None, found, [], registry_urn(rules.naming), rules)
+    entity = map_version(
+        make_version(**of_version), None, False, None, found, [], [], registry_urn(rules.naming), rules
+    )
     assert_accepted(entity)
     said: dict[str, Any] = aspect(entity, MLModelPropertiesClass).to_obj()
     return said
@@ -120,7 +122,7 @@ def test_a_signature_is_cut_by_whole_columns() -> None:
     columns = [{"type": "double", "name": f"column {number:05}", "required": True} for number in range(5000)]
     version = make_version()
     file = FoundFile("read", replace(FILE, inputs=json.dumps(columns)))
-    entity = map_version(version, None, False, None, file, [], registry_urn(RULES.naming), RULES)
+    entity = map_version(version, None, False, None, file, [], [], registry_urn(RULES.naming), RULES)
     sent = json.loads(aspect(entity, MLModelPropertiesClass).customProperties["signature.inputs"])
     assert 1000 < len(sent) < 2000
     assert sent == columns[: len(sent)]
@@ -145,13 +147,13 @@ def test_all_that_a_file_says_is_bounded_together() -> None:
 
 def test_a_signature_that_is_no_list_and_too_long_is_left_out() -> None:
     file = FoundFile("read", replace(FILE, inputs=json.dumps({"a": "x" * 200_000})))
-    version = map_version(make_version(), None, False, None, file, [], registry_urn(RULES.naming), RULES)
+    version = map_version(make_version(), None, False, None, file, [], [], registry_urn(RULES.naming), RULES)
     assert "signature.inputs" not in aspect(version, MLModelPropertiesClass).customProperties
     assert len(version.cut) == 1
 
 
 def test_a_logged_model_of_its_own_says_the_same() -> None:
-    entity = map_logged_model(make_logged_model(), None, False, READ, [], "churn", RULES)
+    entity = map_logged_model(make_logged_model(), None, False, READ, [], make_experiment(), RULES)
     assert_accepted(entity)
     said = aspect(entity, MLModelPropertiesClass)
     assert said.customProperties["signature.inputs"] == COLUMNS

@@ -28,6 +28,7 @@ from tests.unit.records import (
     RUN_ID,
     START,
     make_dataset_input,
+    make_experiment,
     make_metric,
     make_model,
     make_run,
@@ -53,9 +54,9 @@ def version(
     *datasets: DatasetInput,
     run_is_emitted: bool | None = None,
 ) -> Entity:
-    inputs = [input_dataset(dataset, "churn", rules) for dataset in datasets]
+    inputs = [input_dataset(dataset, make_experiment(), rules) for dataset in datasets]
     emitted = run is not None if run_is_emitted is None else run_is_emitted
-    return map_version(record, run, emitted, None, None, inputs, registry_urn(rules.naming), rules)
+    return map_version(record, run, emitted, None, None, inputs, [], registry_urn(rules.naming), rules)
 
 
 def properties(entity: Entity) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from datahub_mlflow_source.mapping.rules import Entity, Rules, Web
 from datahub_mlflow_source.mapping.runs import map_run
 from datahub_mlflow_source.mapping.urns import model_version_urn, registry_urn
 from tests.unit.entities import aspect, assert_accepted
-from tests.unit.records import make_dataset_input, make_model, make_run, make_version
+from tests.unit.records import make_dataset_input, make_experiment, make_model, make_run, make_version
 
 RULES = Rules(registry_web=Web("https://mlflow.example.com"))
 REGISTRY = registry_urn(RULES.naming)
@@ -28,7 +28,7 @@ TEXT = "Dear {{ name }}, your {{order.number}} of {{name}} is late. {{ 1 }} {x}"
 
 def version(text: str, description: str = "", **tags: str) -> Entity:
     record = make_version(description=description, tags={**IS_PROMPT, "mlflow.prompt.text": text, **tags})
-    entity = map_version(record, None, False, None, None, [], REGISTRY, RULES)
+    entity = map_version(record, None, False, None, None, [], [], REGISTRY, RULES)
     assert_accepted(entity)
     return entity
 
@@ -76,7 +76,7 @@ def test_a_chat_in_another_form_stays_as_it_is(text: str) -> None:
 
 def test_a_model_that_is_no_prompt_has_none_of_that() -> None:
     record = make_version(description="A model.", tags={"mlflow.prompt.text": TEXT})
-    properties = said(map_version(record, None, False, None, None, [], REGISTRY, RULES))
+    properties = said(map_version(record, None, False, None, None, [], [], REGISTRY, RULES))
     assert properties["description"] == "A model."
     assert "mlflow_source.variables" not in properties["customProperties"]
 
@@ -84,8 +84,10 @@ def test_a_model_that_is_no_prompt_has_none_of_that() -> None:
 def test_a_run_that_used_one_has_it_among_its_inputs_behind_datasets() -> None:
     from datahub_mlflow_source.mapping.datasets import input_dataset
 
-    inputs = [input_dataset(make_dataset_input(), "churn", RULES)]
-    entity = map_run(make_run(), "churn", [], [], inputs, [model_version_urn("greeting", "2", RULES.naming)], RULES)
+    inputs = [input_dataset(make_dataset_input(), make_experiment(), RULES)]
+    entity = map_run(
+        make_run(), make_experiment(), [], [], inputs, [model_version_urn("greeting", "2", RULES.naming)], RULES
+    )
     assert_accepted(entity)
     edges = aspect(entity, DataProcessInstanceInputClass).inputEdges or []
     assert edges[1].destinationUrn == "urn:li:mlModel:(urn:li:dataPlatform:mlflow,greeting_2,PROD)"
@@ -102,7 +104,7 @@ def test_a_run_that_used_one_has_it_among_its_inputs_behind_datasets() -> None:
     ],
 )
 def test_what_a_run_says_it_used(text: str, found: list[tuple[str, str]]) -> None:
-    assert list(linked_prompts((("mlflow.linkedPrompts", text),))) == found
+    assert list(linked_prompts((("mlflow.linkedPrompts", text),), "")) == found
 
 
 @pytest.mark.parametrize("key", ["mlflow.prompt.run_ids", "mlflow.prompt.associatedRunIds"])

@@ -25,7 +25,16 @@ from datahub_mlflow_source.mapping.urns import Naming
 from datahub_mlflow_source.records import ModelVersion, Run
 from tests.support.gms import GmsStandIn
 from tests.unit.entities import aspect, assert_accepted, every, names, text
-from tests.unit.records import END, RUN_ID, START, make_dataset_input, make_metric, make_run, make_version
+from tests.unit.records import (
+    END,
+    RUN_ID,
+    START,
+    make_dataset_input,
+    make_experiment,
+    make_metric,
+    make_run,
+    make_version,
+)
 
 RULES = Rules()
 WEB = Rules(web=Web("https://mlflow.example.com"))
@@ -42,10 +51,15 @@ WHOLE = {"type": "FULL_TABLE", "partition": "FULL_TABLE_SNAPSHOT"}  # the defaul
 
 
 def mapped(
-    run: Run, rules: Rules = RULES, versions: list[ModelVersion] | None = None, experiment: str = "churn"
+    run: Run,
+    rules: Rules = RULES,
+    versions: list[ModelVersion] | None = None,
+    experiment: str = "churn",
+    workspace: str = "",
 ) -> Entity:
-    inputs = [input_dataset(dataset, experiment, rules) for dataset in run.datasets]
-    return map_run(run, experiment, versions or [], [], inputs, [], rules)
+    in_it = make_experiment(name=experiment, workspace=workspace)
+    inputs = [input_dataset(dataset, in_it, rules) for dataset in run.datasets]
+    return map_run(run, in_it, versions or [], [], inputs, [], rules)
 
 
 def properties(entity: Entity) -> dict[str, Any]:

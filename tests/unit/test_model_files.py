@@ -308,7 +308,7 @@ class TestWhereItLies:
         logged = make_logged_model(artifact_uri="s3://bucket/models/m-1/artifacts")
         version = make_version(source=f"models:/{logged.model_id}", model_id=logged.model_id)
         assert file_of_version(version, self.RUN, logged).folder.uri == "s3://bucket/models/m-1/artifacts"
-        assert file_of_logged_model(logged).folder == ModelFolder(logged.artifact_uri, model_id=logged.model_id)
+        assert file_of_logged_model(logged, "").folder == ModelFolder(logged.artifact_uri, model_id=logged.model_id)
 
     def test_where_mlflows_database_says_it_is(self) -> None:
         folder = self.folder("models:/other/1", storage_location="s3://bucket/other/1")
@@ -320,4 +320,4 @@ class TestWhereItLies:
         assert not file_of_version(
             make_version(description="", tags={"mlflow.note.content": "x"}), None, None
         ).wants_card
-        assert not file_of_logged_model(make_logged_model(tags={"mlflow.note.content": "x"})).wants_card
+        assert not file_of_logged_model(make_logged_model(tags={"mlflow.note.content": "x"}), "").wants_card

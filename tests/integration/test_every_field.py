@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any
+from unittest.mock import patch
 
 import mlflow.entities
 import mlflow.entities.model_registry
+import mlflow.models
 import pytest
 from mlflow import MlflowClient
 from mlflow.store.tracking.rest_store import RestStore
 from mlflow.utils.rest_utils import MlflowHostCreds
 
+from datahub_mlflow_source.mapping.rules import OURS
 from datahub_mlflow_source.mapping.urns import (
     Naming,
     deployment_urn,
@@ -31,6 +35,7 @@ from datahub_mlflow_source.mapping.urns import (
     workspace_urn,
 )
 from datahub_mlflow_source.records import ModelDeployment
+from tests.support.by_client import EXPERIMENT, make_by_client
 from tests.support.content import CHURN, SECRETS, Content, rich_content
 from tests.support.ingest import Ingested, ingest
 from tests.support.servers import WITH_WORKSPACES, MlflowServer, mlflow_server
@@ -126,7 +131,9 @@ FIELDS_LEFT_OUT = {
         "Databricks' own deployment jobs",
     ),
     ("PromptVersion", "uri"): "made of name and version",
-    ("LoggedModel", "model_uri"): "made of the id",
+    **dict.fromkeys((("LoggedModel", "model_uri"), ("ModelInfo", "model_uri")), "made of the id"),
+    ("ModelInfo", "metrics"): "the logged model's own, which are looked for there",
+    ("ModelInfo", "creation_timestamp"): "the logged model's own; of a version its own time stands there",
     ("PromptVersion", "is_text_prompt"): "the text shows it",
 }
 
@@ -152,6 +159,12 @@ def public_fields(entity: object) -> Iterator[tuple[str, Any]]:
         yield name, getattr(entity, name)
 
 
+def _without_value(fields: Mapping[str, Any], path: tuple[str, str]) -> set[str]:
+    """What a flavor of a model might say, and doesn't."""
+    of_flavors = path == ("ModelInfo", "flavors")
+    return {key for key, value in fields.items() if of_flavors and value in (None, "", [], {})}
+
+
 def leaves(value: Any, path: tuple[str, str]) -> Iterator[tuple[tuple[str, str], Any]]:
     """(class, field) and value of all that is in it."""
     if path in FIELDS_LEFT_OUT or value is None or value == "":
@@ -161,7 +174,7 @@ def leaves(value: Any, path: tuple[str, str]) -> Iterator[tuple[tuple[str, str],
     if path == ("Dataset", "source"):  # JSON, whose parts are said
         yield from leaves(list(json.loads(value).values()), ("Dataset", "part of the source"))
     elif isinstance(value, Mapping):
-        for key in value.keys() - TAGS_LEFT_OUT.keys():
+        for key in value.keys() - TAGS_LEFT_OUT.keys() - _without_value(value, path):
             yield path, key
             yield from leaves(value[key], path)
     elif isinstance(value, (list, tuple, set)):  # an entity of MLflow can be iterated over too
@@ -233,10 +246,21 @@ def content(server: MlflowServer, client: MlflowClient) -> Content:
 
 
 @pytest.fixture(scope="module")
-def ingested(server: MlflowServer, content: Content, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+def by_client(server: MlflowServer, content: Content, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert content
+    return make_by_client(server.url, tmp_path_factory.mktemp("client"))
+
+
+@pytest.fixture(scope="module")
+def ingested(server: MlflowServer, by_client: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+    assert by_client
     rich_content(server.in_workspace(TEAM))
-    config = {"tracking_uri": server.url, "include_traces": True, "include_deployments": True}
+    config = {
+        "tracking_uri": server.url,
+        "include_traces": True,
+        "include_deployments": True,
+        "include_artifacts": "all",
+    }
     return ingest(config, tmp_path_factory.mktemp("ingested") / "out.json")
 
 
@@ -263,8 +287,8 @@ def test_experiments(ingested: Ingested, client: MlflowClient, content: Content)
         assert missing(experiment, Said(ingested, [str(experiment_urn(experiment.name, PROD))])) == []
 
 
-def test_runs(ingested: Ingested, client: MlflowClient, content: Content) -> None:
-    for run_id in content.runs.values():
+def test_runs(ingested: Ingested, client: MlflowClient, content: Content, by_client: dict[str, Any]) -> None:
+    for run_id in (*content.runs.values(), *by_client["runs"].values()):
         run = client.get_run(run_id)
         urn = str(run_urn(run_id, PROD))
         aspects = ingested.aspects[urn]
@@ -323,9 +347,10 @@ def test_versions(ingested: Ingested, client: MlflowClient, content: Content) ->
         assert missing(version, Said(ingested, [str(model_version_urn(version.name, version.version, PROD))])) == []
 
 
-def test_logged_models(ingested: Ingested, client: MlflowClient, content: Content) -> None:
+def test_logged_models(ingested: Ingested, client: MlflowClient, content: Content, by_client: dict[str, Any]) -> None:
     assert content.logged_models
-    for model in client.search_logged_models(list(content.experiments.values()), max_results=1000):
+    experiments = [*content.experiments.values(), by_client["experiment_id"]]
+    for model in client.search_logged_models(experiments, max_results=1000):
         urn = str(logged_model_urn(model.model_id, PROD))
         of_its_own = urn in ingested.aspects
         versions = [
@@ -352,8 +377,26 @@ def test_prompts(ingested: Ingested, client: MlflowClient) -> None:
     assert missing(client.get_prompt_version("greeting", 1), Said(ingested, [version])) == []
 
 
-def test_evaluation_datasets(ingested: Ingested, server: MlflowServer, content: Content) -> None:
-    for name, id_ in content.evaluation_datasets.items():
+def test_model_files(ingested: Ingested, server: MlflowServer, by_client: dict[str, Any]) -> None:
+    """Three flavors, as their MLmodel says what they are."""
+    for flavor, uri in by_client["models"].items():
+        with patch.dict(os.environ, {"MLFLOW_TRACKING_URI": server.url}):
+            info = mlflow.models.get_model_info(uri)
+        urns = [
+            urn
+            for urn in ingested.urns("mlModel")
+            if info.model_id == ingested.aspects[urn]["mlModelProperties"]["customProperties"].get(f"{OURS}model_id")
+        ]
+        assert ingested.aspects[urns[0]]["mlModelProperties"]["type"] == (
+            "python_function" if flavor == "pyfunc" else flavor
+        )
+        assert missing(info, Said(ingested, urns)) == []
+
+
+def test_evaluation_datasets(
+    ingested: Ingested, server: MlflowServer, content: Content, by_client: dict[str, Any]
+) -> None:
+    for name, id_ in {**content.evaluation_datasets, "client-questions": by_client["evaluation_dataset"]}.items():
         urn = str(evaluation_dataset_urn(id_, PROD))
         if name == "of the retired":
             continue
@@ -366,7 +409,7 @@ def test_evaluation_datasets(ingested: Ingested, server: MlflowServer, content: 
         said = Said(ingested, [urn])
         keys = {*answer, "inputs", "outputs", "expectations", "num_records"}  # MLflow's own words
         assert [value for _, value in found if value not in keys and not said.holds(value)] == []
-        names = {id_: name for name, id_ in content.experiments.items()}
+        names = {id_: name for name, id_ in content.experiments.items()} | {by_client["experiment_id"]: EXPERIMENT}
         assert all(said.holds(names[id_]) for id_ in experiments if id_ in names)
 
 

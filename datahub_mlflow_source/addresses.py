@@ -22,6 +22,26 @@ def without_secrets(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
 
 
+def is_address(uri: str) -> bool:
+    """Whether it can be taken apart."""
+    try:
+        urlsplit(uri)
+    except ValueError:
+        return False
+    return True
+
+
+def is_web_address(url: str) -> bool:
+    """Whether it can be asked: `http` or `https`, and a host."""
+    if scheme_of(url) not in ("http", "https") or not is_address(url) or any(map(str.isspace, url)):
+        return False
+    parts = urlsplit(url)
+    try:
+        return bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # a port that is none
+        return False
+
+
 def is_database(uri: str) -> bool:
     """Whether this is the address of a database that can be read."""
     return scheme_of(uri).split("+")[0] in _DATABASES

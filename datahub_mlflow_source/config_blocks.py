@@ -10,7 +10,9 @@ from datahub.configuration.common import AllowDenyPattern, ConfigModel, Transpar
 from datahub.ingestion.source.state.stale_entity_removal_handler import StatefulStaleMetadataRemovalConfig
 from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_validator
 
+from datahub_mlflow_source.addresses import is_address, is_web_address
 from datahub_mlflow_source.errors import RecipeError
+from datahub_mlflow_source.redaction import redact
 
 
 class RecipeModel(ConfigModel):
@@ -182,14 +184,22 @@ class ModelServerConfig(RecipeModel):
     @field_validator("url")
     @classmethod
     def _is_address(cls, url: str) -> str:
-        if not url.lower().startswith(("http://", "https://")):
-            raise RecipeError("must start with http:// or https://")
+        url = url.strip()
+        if not is_web_address(url):
+            raise RecipeError("must be like http://churn.models.svc:8080")
         return url
+
+    @field_validator("name")
+    @classmethod
+    def _can_be_read(cls, name: str) -> str:
+        if not name.strip() or not name.isprintable():
+            raise RecipeError("must be a name that people can read")
+        return name.strip()
 
     @field_validator("model")
     @classmethod
     def _is_model(cls, model: str | None) -> str | None:
-        if model and not re.fullmatch(r"models:/[^@]+(?:/[^/@]+|@[^/@]+)|models:/m-[0-9a-f]{32}", model):
+        if model and not re.fullmatch(r"models:/.+(?:/[^/@]+|@[^/@]+)|models:/m-[0-9a-f]{32}", model):
             raise RecipeError("must be like models:/churn/3 or models:/churn@champion")
         return model
 
@@ -228,6 +238,24 @@ class DeploymentsConfig(RecipeModel):
     tags: DeploymentTagsConfig | None = Field(
         default=None, description="Tags on versions that say where they are served: without, none are looked at."
     )
+
+    @field_validator("targets")
+    @classmethod
+    def _are_addresses(cls, targets: list[str]) -> list[str]:
+        for target in targets:
+            if not target.strip() or not target.isprintable() or not is_address(target):
+                raise RecipeError(
+                    f"{redact(target)!r} is no target of MLflow's, like databricks or http://gateway:5000"
+                )
+        return [target.strip() for target in targets]
+
+    @field_validator("servers")
+    @classmethod
+    def _are_different(cls, servers: list[ModelServerConfig]) -> list[ModelServerConfig]:
+        names = [server.name for server in servers]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise RecipeError(f"two servers are called {twice[0]!r}: they would be one in DataHub")
+        return servers
 
 
 class LimitsConfig(RecipeModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -16,117 +16,165 @@ from datahub_mlflow_source.mapping.rules import Rules, tag_value
 from datahub_mlflow_source.mapping.urns import deployment_urn
 from datahub_mlflow_source.outgoing import Outgoing, Units
 from datahub_mlflow_source.readers.base import Reader
-from datahub_mlflow_source.readers.serving import NO_ANSWER, Serving
-from datahub_mlflow_source.records import Experiment, ModelDeployment, ModelVersion
+from datahub_mlflow_source.readers.serving import Answer, Serving
+from datahub_mlflow_source.records import Experiment, Kind, ModelDeployment, ModelVersion, Unreadable
 from datahub_mlflow_source.redaction import redact
 from datahub_mlflow_source.removal import RemovalGuard
-from datahub_mlflow_source.report import MlflowSourceReport
-from datahub_mlflow_source.selection import DeploymentTags
+from datahub_mlflow_source.report import MlflowSourceReport, Tally
+from datahub_mlflow_source.selection import DeploymentTags, Selection
+from datahub_mlflow_source.text import printable
+from datahub_mlflow_source.unread import Unread
 from datahub_mlflow_source.versions import version_number
 
 _ADDRESS = re.compile(r"models:/(?P<name>.+?)(?:/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))/?")
 _LOGGED_MODEL = re.compile(r"models:/(m-[0-9a-f]{32})/?")
 _LATEST = "latest"
 
+VersionKey = tuple[str, str]  # full name of the model, number
+
 
 class DeploymentWalk:
-    """Of one ingestion, or one shard of it: each reads all of them, the first sends them."""
+    """Of one ingestion, or one shard of it: each reads all of them, the first tells of them and sends them."""
 
     def __init__(
         self,
         reader: Reader,
         serving: Serving,
-        tags: DeploymentTags | None,
+        selection: Selection,
         rules: Rules,
         outgoing: Outgoing,
         guard: RemovalGuard,
         report: MlflowSourceReport,
+        unread: Unread,
     ) -> None:
-        self._reader, self._serving, self._tags, self._rules = reader, serving, tags, rules
-        self._outgoing, self._guard, self._report = outgoing, guard, report
+        self._reader, self._serving, self._tags, self._rules = reader, serving, selection.deployment_tags, rules
+        self._outgoing, self._guard, self._unread = outgoing, guard, unread
+        # Every shard reads all of them, the first counts.
+        self._report = report if selection.runs.shard.index == 0 else MlflowSourceReport()
         self._found: dict[str, ModelDeployment] = {}  # by URN
         self._wanted: dict[str, list[str]] = defaultdict(list)  # URNs of deployments by what they serve
-        self._newest: dict[str, ModelVersion] = {}  # of those, by what is asked for
-        self._tagged: dict[tuple[str, str], list[str]] = defaultdict(list)
+        # Of those, by what is asked for and model: a logged model may be a version of several.
+        self._newest: dict[str, dict[str, ModelVersion]] = defaultdict(dict)
+        self._tagged: dict[VersionKey, list[str]] = defaultdict(list)
+        self._told: dict[str, tuple[int, int]] = {}  # time and number of the version that told of it, by URN
+        self._asked_for: list[tuple[str, str]] = []  # servers of the recipe, and what they are said to serve
 
     def read(self) -> None:
         """All but those that only tags of versions tell of."""
-        for deployment in self._of_gateway():
-            self._add(deployment)
-        for deployment in self._serving.servers():
-            if deployment.status == NO_ANSWER:
+        for endpoint in self._of_gateway():
+            if isinstance(endpoint, Unreadable):
+                self._unread.tell(endpoint, self._report.deployments)
+            else:
+                self._add(endpoint)
+        for answer in self._serving.servers():
+            if answer.problem:
                 self._report.warning(
                     title="A model server doesn't answer",
                     message="It is sent with an unknown status. Check `deployments.servers`, and that this machine can "
                     "reach it.",
-                    context=f"{deployment.name} at {deployment.url}",
+                    context=f"{answer.shown}: {answer.problem}",
                 )
-            self._add(deployment)
-        for target, found in self._serving.targets():
-            if isinstance(found, ServerError):
-                self._incomplete(target, found)
-                continue
-            for deployment in found:
+            for deployment in answer.deployments:
                 self._add(deployment)
+                self._asked_for += [(answer.shown, address) for address in deployment.models]
+        for answer in self._serving.targets():
+            self._add_target(answer)
 
-    def _of_gateway(self) -> list[ModelDeployment]:
+    def _add_target(self, answer: Answer) -> None:
+        if answer.problem:
+            self._incomplete("deployment", answer.shown, answer.problem)
+        for deployment in answer.deployments:
+            self._add(deployment)
+
+    def _of_gateway(self) -> list[ModelDeployment | Unreadable]:
         try:
-            return self._reader.gateway_endpoints() or []
+            found = self._reader.gateway_endpoints()
         except ServerError as error:
-            self._incomplete("MLflow's gateway", error)
+            self._incomplete("gateway endpoint", "MLflow's gateway", str(error))
             return []
+        if found is None:
+            self._report.info(
+                title="No endpoints of a gateway",
+                message="This MLflow is older than 3.8, or has its gateway switched off. Those that were sent before "
+                "stay.",
+                log=False,
+            )
+            self._guard.listing_incomplete("gateway endpoint")
+        return found or []
 
-    def _incomplete(self, what: str, error: ServerError) -> None:
-        self._guard.listing_incomplete("deployment")
+    def _incomplete(self, kind: Kind, what: str, problem: str) -> None:
+        self._guard.listing_incomplete(kind)
         self._report.warning(
             title="Deployments can't be read",
-            message="What was sent of them before stays as it was. Versions go out without a link to them.",
-            context=f"{what}: {error}",
+            message="What was sent of them before stays. Versions that they serve go out without a link to them.",
+            context=f"{what}: {problem}",
         )
 
-    def _add(self, deployment: ModelDeployment) -> None:
+    def _add(self, deployment: ModelDeployment) -> str:
         urn = str(deployment_urn(deployment, self._rules.naming))
+        if urn in self._found:
+            self._report.warning(
+                title="Two deployments are one in DataHub",
+                message="Their names make one URN. Give one of them another name or target.",
+                context=urn,
+            )
         self._found[urn] = deployment
         for address in deployment.models:
             self._wanted[_asked_for(address)].append(urn)
+        return urn
 
     def saw(self, version: ModelVersion) -> None:
         """For each version, before any of them is sent."""
         for key in _answers_to(version):
             if key in self._wanted:
-                newest = self._newest.get(key)
+                newest = self._newest[key].get(version.full_name)
                 if newest is None or version_number(newest) < version_number(version):
-                    self._newest[key] = version
+                    self._newest[key][version.full_name] = version
         if self._tags:
             self._add_tagged(version, self._tags)
 
     def _add_tagged(self, version: ModelVersion, keys: DeploymentTags) -> None:
-        for name in filter(None, (part.strip() for part in tag_value(version.tags, keys.name).split(","))):
-            deployment = ModelDeployment(
+        """Of several versions with one name the newest has the word, as far as it says anything."""
+        said_at = (version.creation_time or 0, version_number(version))
+        for name in filter(None, map(printable, tag_value(version.tags, keys.name).split(","))):
+            told = ModelDeployment(
                 target=keys.target,
-                name=name,
-                status=tag_value(version.tags, keys.status),
-                url=tag_value(version.tags, keys.url),
+                name=redact(name),
+                status=printable(tag_value(version.tags, keys.status)),
+                url=printable(tag_value(version.tags, keys.url)),
                 workspace=version.workspace,
             )
-            urn = str(deployment_urn(deployment, self._rules.naming))
-            known = self._found.get(urn)
-            if known is None or not known.status:  # of several versions the first that says so
-                self._found[urn] = deployment if known is None else replace(known, status=deployment.status)
+            urn = str(deployment_urn(told, self._rules.naming))
+            if urn not in self._told:
+                self._add(told)
+            else:
+                new, old = (told, self._found[urn]) if self._told[urn] < said_at else (self._found[urn], told)
+                self._found[urn] = replace(new, status=new.status or old.status, url=new.url or old.url)
+            self._told[urn] = max(said_at, self._told.get(urn, said_at))
             self._tagged[version.full_name, version.version].append(urn)
+
+    def all_seen(self) -> None:
+        """Once all versions were: what the recipe says is served, and is not there, is told."""
+        for server, address in self._asked_for:
+            if not self._newest.get(_asked_for(address)):
+                self._report.warning(
+                    title="A model server serves no version that is there",
+                    message="Nothing links to it. Check `model` in `deployments.servers`, and `model_pattern`.",
+                    context=f"{server}: {address}",
+                )
 
     def of_version(self, version: ModelVersion) -> list[MlModelDeploymentUrn]:
         """Where it is served, once all versions were seen."""
         urns = set(self._tagged.get((version.full_name, version.version), ()))
         for key in _answers_to(version):
-            newest = self._newest.get(key)
-            if newest and (newest.full_name, newest.version) == (version.full_name, version.version):
+            newest = self._newest.get(key, {}).get(version.full_name)
+            if newest and newest.version == version.version:
                 urns.update(self._wanted[key])
         return [MlModelDeploymentUrn.from_string(urn) for urn in sorted(urns)]
 
     def work_units(self, experiments: Mapping[str, Experiment]) -> Units:
         """The deployments themselves."""
-        tally = self._report.deployments
+        tally: Tally = self._report.deployments
         served = self._served()
         for urn, deployment in sorted(self._found.items()):
             tally.read += 1
@@ -135,19 +183,19 @@ class DeploymentWalk:
                 tally,
                 f"{redact(deployment.target)} {redact(deployment.name)}",
                 partial(deployment_urn, deployment, self._rules.naming),
-                partial(map_deployment, deployment, served.get(urn, ()), experiment, self._rules),
+                partial(map_deployment, deployment, sorted(served[urn]), experiment, self._rules),
             )
 
-    def _served(self) -> dict[str, Sequence[tuple[str, str]]]:
+    def _served(self) -> Mapping[str, set[VersionKey]]:
         """Versions by the URN of the deployment that serves them."""
-        found: dict[str, set[tuple[str, str]]] = defaultdict(set)
-        for key, version in self._newest.items():
+        found: dict[str, set[VersionKey]] = defaultdict(set)
+        for key, by_model in self._newest.items():
             for urn in self._wanted[key]:
-                found[urn].add((version.full_name, version.version))
+                found[urn].update((version.full_name, version.version) for version in by_model.values())
         for key_of_version, urns in self._tagged.items():
             for urn in urns:
                 found[urn].add(key_of_version)
-        return {urn: sorted(versions) for urn, versions in found.items()}
+        return found
 
 
 def _asked_for(address: str) -> str:

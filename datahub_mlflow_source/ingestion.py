@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from datahub.emitter.mcp import MetadataChangeProposalWrapper
 from datahub.ingestion.graph.client import DataHubGraph
@@ -30,7 +30,15 @@ from datahub_mlflow_source.progress import STAGE_OF_RUNS, Progress
 from datahub_mlflow_source.readers.artifacts import Artifacts
 from datahub_mlflow_source.readers.base import WHOLE, Reader, RunScope
 from datahub_mlflow_source.readers.serving import Serving
-from datahub_mlflow_source.records import DEFAULT_WORKSPACE, Experiment, LoggedModel, Run, Unreadable, in_workspace
+from datahub_mlflow_source.records import (
+    DEFAULT_WORKSPACE,
+    Experiment,
+    Kind,
+    LoggedModel,
+    Run,
+    Unreadable,
+    in_workspace,
+)
 from datahub_mlflow_source.registry_walk import RegistryWalk
 from datahub_mlflow_source.removal import RemovalGuard, datahub_has
 from datahub_mlflow_source.report import MlflowSourceReport, Tally
@@ -80,7 +88,7 @@ class Ingestion:
         self._measured = MeasureWalk(reader, rules, selection, self._outgoing, guard, report, self._read)
         self._deployments = (
             DeploymentWalk(
-                *(reader, serving, selection.deployment_tags, rules, self._outgoing, guard, report),
+                *(reader, serving, selection, rules, self._outgoing, guard, report, self._unread),
             )
             if selection.include_deployments
             else None
@@ -92,6 +100,7 @@ class Ingestion:
 
     def work_units(self) -> Units:
         """All of it, in the order in which DataHub wants it."""
+        self._heed_doubt()
         try:
             yield from self._stages()
         finally:
@@ -99,6 +108,19 @@ class Ingestion:
             if self._files:
                 self._files.close()
             self._run_inputs.close()
+
+    def _heed_doubt(self) -> None:
+        """Whether all of MLflow is before us."""
+        doubt = self._reader.doubt()
+        if not doubt:
+            return
+        for kind in get_args(Kind):
+            self._guard.listing_incomplete(kind)
+        self._report.warning(
+            title="There may be other workspaces",
+            message="The default one is read, and nothing is removed from DataHub this time.",
+            context=doubt,
+        )
 
     def shard_state(self) -> ShardState:
         """What the closing step has to know, once all work units are out."""
@@ -120,9 +142,7 @@ class Ingestion:
             with self._report.new_stage("Deployments"):
                 self._deployments.read()
         with self._report.new_stage("Registry"):
-            self._made.read_registry(self._timed(self._reader.registry()))
-            if self._selection.include_prompts:
-                self._made.read_registry(self._timed(self._reader.prompts()))
+            self._read_registry()
         if self._leads and self._selection.include_datasets:
             with self._report.new_stage("Evaluation datasets"):
                 yield from self._measured.datasets({id_: self._experiments[id_] for id_ in self._selected_ids()})
@@ -190,12 +210,22 @@ class Ingestion:
                 partial(experiment_urn, experiment.name, self._rules.naming, experiment.workspace),
                 partial(map_experiment, experiment, self._measured.of_experiment(experiment), self._rules),
             )
+        if self._workspaces and self._workspaces[0].name != DEFAULT_WORKSPACE:  # nothing of the registry's own is read
+            self._registry = workspace_urn(self._workspaces[0].name, self._rules.naming)
+            return
         same_name = any(
             e.name == "registry" and not e.workspace and self._selected(e) for e in self._experiments.values()
         )
         self._registry = registry_urn(self._rules.naming, beside_experiment_of_that_name=same_name)
         if self._leads:
             yield from self._outgoing.work_units(map_registry(self._registry, self._rules))
+
+    def _read_registry(self) -> None:
+        self._made.read_registry(self._timed(self._reader.registry()))
+        if self._selection.include_prompts:
+            self._made.read_registry(self._timed(self._reader.prompts()))
+        if self._deployments:
+            self._deployments.all_seen()
 
     def _read_logged_models(self) -> None:
         """Of all experiments: a version may be made of one that is left out."""

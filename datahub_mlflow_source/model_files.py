@@ -209,9 +209,12 @@ def _said(error: Exception) -> str:
     return str(error) if isinstance(error, ArtifactError) else type(error).__name__
 
 
-def file_of_version(version: ModelVersion, run: Run | None, logged: LoggedModel | None) -> WantedFile:
-    """What to look for, for a version: `run` and `logged` are what it was made of, as far as that is known."""
-    folder = _folder(version, run, logged)
+def file_of_version(version: ModelVersion, run: Run | None, logged: LoggedModel | None, workspace: str) -> WantedFile:
+    """What to look for, for a version: `run` and `logged` are what it was made of, as far as that is known.
+
+    `workspace`: theirs, or the version's own.
+    """
+    folder = _folder(version, run, logged, workspace)
     return WantedFile(
         key=version_key(version),
         shown=f"{version.full_name} version {version.version}",
@@ -237,7 +240,7 @@ def version_key(version: ModelVersion) -> str:
     return f"{version.full_name}\n{version.version}"
 
 
-def _folder(version: ModelVersion, run: Run | None, logged: LoggedModel | None) -> ModelFolder:
+def _folder(version: ModelVersion, run: Run | None, logged: LoggedModel | None, workspace: str) -> ModelFolder:
     uri = logged.artifact_uri if logged else version.storage_location or version.source
     path = ""
     if run:
@@ -252,5 +255,6 @@ def _folder(version: ModelVersion, run: Run | None, logged: LoggedModel | None) 
         model_id=version.model_id,
         run_id=run.run_id if run and path else "",
         path_in_run=path,
-        workspace=version.workspace,
+        workspace=workspace,
+        registered_in=version.workspace,
     )

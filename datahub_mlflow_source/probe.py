@@ -22,7 +22,8 @@ from datahub_mlflow_source.errors import GONE, PageError, RecipeError, ServerErr
 from datahub_mlflow_source.readers.http import MlflowHttp
 from datahub_mlflow_source.readers.paging import offset_token
 from datahub_mlflow_source.readers.rest import RestReader
-from datahub_mlflow_source.records import DEFAULT_WORKSPACE, Unreadable
+from datahub_mlflow_source.readers.rest_workspaces import RestWorkspaces
+from datahub_mlflow_source.records import Unreadable
 from datahub_mlflow_source.source import selection_of
 
 Listed = dict[str, Any]  # one entity; `name` is what patterns are matched against
@@ -84,13 +85,14 @@ def _told(method: Callable[P, T]) -> Callable[P, T]:
 class MlflowProbe(ProbeProviderBase):
     """One MLflow deployment, asked a few things. Nothing is kept, and no page is larger than 1000."""
 
+    _reader: RestReader
+    _tracking: MlflowHttp
+    _registry: MlflowHttp
+
     def __init__(self, config: MlflowSourceConfig, tracking: Connection, registry: Connection) -> None:
         self.failures: list[str] = []  # what makes an answer incomplete
         self._config = config
-        self._reader = RestReader(tracking, registry, min(config.page_size, MAX_PROBE_ITEMS), max_workers=1)
-        self._tracking, self._registry = MlflowHttp(tracking), MlflowHttp(registry)
-        for opened in (self._reader, self._tracking, self._registry):
-            self._on_exit(opened.close)
+        self._servers = tracking, registry
 
     @classmethod
     @_told
@@ -99,20 +101,36 @@ class MlflowProbe(ProbeProviderBase):
         where = deployment(config, os.environ)
         if not where.servers:
             raise RecipeError("a database can't be probed: give the MLflow server in `tracking_uri`, beside it")
-        workspace, *others = workspaces_of(config, os.environ) or [DEFAULT_WORKSPACE]
-        servers = where.servers
-        if workspace != DEFAULT_WORKSPACE:
-            servers = servers[0].in_workspace(workspace), servers[1].in_workspace(workspace)
-        probe = cls(config, *servers)
+        probe = cls(config, *where.servers)
         probe.warnings.extend(where.warnings)
-        if others:
-            probe.warnings.append(f"only the workspace {workspace} is looked at, the first of `workspaces`")
         return probe
 
     @_told
     def __enter__(self) -> "MlflowProbe":
-        self._reader.check()
+        tracking, registry = self._in_first_workspace()
+        page_size = min(self._config.page_size, MAX_PROBE_ITEMS)
+        self._reader = RestReader(tracking, registry, page_size, max_workers=1)
+        self._tracking, self._registry = MlflowHttp(tracking), MlflowHttp(registry)
+        for opened in (self._reader, self._tracking, self._registry):
+            self._on_exit(opened.close)
         return self
+
+    def _in_first_workspace(self) -> tuple[Connection, Connection]:
+        """Of those that an ingestion would read."""
+        wanted = workspaces_of(self._config, os.environ)
+        found = RestWorkspaces(*self._servers, self._config.page_size, 1, wanted)
+        try:
+            found.check()
+            names = [workspace.name for workspace in found.workspaces() or ()]
+            if len(names) > 1:
+                self.warnings.append(
+                    f"only the workspace {names[0]} is looked at, of {', '.join(names)}: name another in `workspaces`"
+                )
+            if doubt := found.doubt():
+                self.warnings.append(doubt)
+            return found.first_connections()
+        finally:
+            found.close()
 
     @probe_method()
     @_told

@@ -215,6 +215,9 @@ class TraceCounts:
     assessments: tuple[tuple[str, int], ...]  # by name, sorted
 
 
+GATEWAY = "gateway"  # the target of what MLflow's own server serves
+
+
 @dataclass(frozen=True, slots=True)
 class ModelDeployment:
     """Where a model answers: an endpoint of MLflow's gateway, a server, a deployment of another target."""
@@ -263,7 +266,8 @@ class ModelFolder:
     model_id: str = ""  # of the logged model
     run_id: str = ""  # where it is in the artifacts of a run, at this path
     path_in_run: str = ""
-    workspace: str = ""  # but the default one
+    workspace: str = ""  # of the run or logged model, but the default one
+    registered_in: str = ""  # workspace of the registered model, likewise
 
 
 # What became of a model file: `tag` where the run kept a copy of it among its tags.
@@ -278,7 +282,14 @@ class FoundFile:
 
 
 Kind = Literal[
-    "experiment", "run", "registered model", "model version", "logged model", "evaluation dataset", "deployment"
+    "experiment",
+    "run",
+    "registered model",
+    "model version",
+    "logged model",
+    "evaluation dataset",
+    "deployment",
+    "gateway endpoint",
 ]
 
 
@@ -291,4 +302,5 @@ class Unreadable:
     reason: str
     run_id: str = ""  # where it is a run whose id was found out
     listing_broke_off: bool = False  # True: nobody knows what else is missing
+    not_shown: bool = False  # True: nothing is wrong, but this user may not see it, or MLflow doesn't have it there
     changed_meanwhile: bool = False  # True: nothing is wrong, but something may have been passed over this time

@@ -63,6 +63,7 @@ class RegistryWalk:
         self._models: list[RegisteredModel] = []
         self._versions = VersionIndex(selection.versions_in_memory)
         self._logged = LoggedModelIndex(selection.most_logged_models)
+        self._with_slash: set[str] = set()  # names of models in the default workspace
         self._has_prompts = False
         self._prompts = HashSet()  # versions, to be linked
         self._prompts_of_run: dict[str, list[PromptVersion]] = {}  # as MLflow 2 has it, which tells of it there
@@ -81,6 +82,8 @@ class RegistryWalk:
     def read_registry(self, records: Iterable[RegisteredModel | ModelVersion | Unreadable]) -> None:
         """Models and versions, so that each run finds its versions as it passes by."""
         for record in records:
+            if not isinstance(record, Unreadable) and self._is_called_like_another(record):
+                continue
             if isinstance(record, Unreadable):
                 of_models = record.kind == "registered model"
                 self._unread.tell(record, self._models_read if of_models else self._versions_read)
@@ -100,6 +103,26 @@ class RegistryWalk:
                     self._deployments.saw(record)
                 if is_prompt(record.tags):
                     self._add_prompt(record)
+
+    def _is_called_like_another(self, record: RegisteredModel | ModelVersion) -> bool:
+        """Names with a slash are as old as MLflow 3.11: one of them may be called as another in its workspace is."""
+        if not record.workspace:
+            if "/" in record.name:
+                self._with_slash.add(record.name)
+            return False
+        if record.full_name not in self._with_slash:
+            return False
+        is_model = isinstance(record, RegisteredModel)
+        tally = self._models_read if is_model else self._versions_read
+        tally.read += 1
+        tally.failed += 1
+        if is_model:
+            self._report.entity_failure(
+                title="Two models would be one in DataHub",
+                message="The one in the workspace is left out, with its versions: rename the other.",
+                context=f"{record.full_name!r}, and {record.name!r} in workspace {record.workspace}",
+            )
+        return True
 
     def _add_prompt(self, version: ModelVersion) -> None:
         prompt = (version.full_name, version.version)
@@ -191,7 +214,9 @@ class RegistryWalk:
         current = is_latest or version.aliases or version.stage in _STAGES_IN_USE
         if current or self._selection.include_artifacts == "all":
             logged = self._logged.registered(version.model_id) or self._logged_as(version, run)
-            yield file_of_version(version, run, logged)
+            made = run or logged
+            workspace = self._experiment(made.experiment_id).workspace if made else version.workspace
+            yield file_of_version(version, run, logged, workspace)
 
     def _file_of_logged_model(self, model: LoggedModel) -> WantedFile:
         return file_of_logged_model(model, self._experiment(model.experiment_id).workspace)

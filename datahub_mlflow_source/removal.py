@@ -38,7 +38,7 @@ from datahub.utilities.urns.urn import guess_entity_type
 
 from datahub_mlflow_source.mapping.rules import OURS, alive
 from datahub_mlflow_source.mapping.urns import PLATFORM, PLATFORM_URN
-from datahub_mlflow_source.records import Kind
+from datahub_mlflow_source.records import GATEWAY, Kind
 from datahub_mlflow_source.report import MlflowSourceReport
 from datahub_mlflow_source.state.shards import ShardState
 
@@ -48,14 +48,16 @@ logger = logging.getLogger(__name__)
 # are never removed by the framework (STATEFUL_INGESTION_IGNORED_ENTITY_TYPES).
 _LOGGED_MODEL_TYPE = "mlModel of a logged model"
 _EVALUATION_TYPE = "dataset for evaluation"
+_GATEWAY_TYPE = "mlModelDeployment of the gateway"
 _TYPES_OF: dict[Kind, tuple[str, ...]] = {
     "experiment": (ContainerUrn.ENTITY_TYPE, DatasetUrn.ENTITY_TYPE, _LOGGED_MODEL_TYPE, _EVALUATION_TYPE),
     "run": (DatasetUrn.ENTITY_TYPE,),
-    "registered model": (MlModelGroupUrn.ENTITY_TYPE, MlModelUrn.ENTITY_TYPE),
-    "model version": (MlModelUrn.ENTITY_TYPE, _LOGGED_MODEL_TYPE),
+    "registered model": (MlModelGroupUrn.ENTITY_TYPE, MlModelUrn.ENTITY_TYPE, MlModelDeploymentUrn.ENTITY_TYPE),
+    "model version": (MlModelUrn.ENTITY_TYPE, _LOGGED_MODEL_TYPE, MlModelDeploymentUrn.ENTITY_TYPE),
     "logged model": (_LOGGED_MODEL_TYPE,),
     "evaluation dataset": (_EVALUATION_TYPE,),
     "deployment": (MlModelDeploymentUrn.ENTITY_TYPE,),
+    "gateway endpoint": (_GATEWAY_TYPE,),
 }
 # Permission that was lost looks like deletion: MLflow leaves out of a search what one may not read. So what is gone is
 # judged by its share, type by type, and with it what hangs on it. Not judged are datasets by name alone, which the
@@ -68,9 +70,13 @@ _KIND_OF: dict[str, Kind] = {
     _LOGGED_MODEL_TYPE: "logged model",
     _EVALUATION_TYPE: "evaluation dataset",
     MlModelDeploymentUrn.ENTITY_TYPE: "deployment",
+    _GATEWAY_TYPE: "gateway endpoint",
 }
 _LOGGED_MODEL = re.compile(r"urn:li:mlModel:\(urn:li:dataPlatform:mlflow,(.*\.)?m-[0-9a-f]{32},\w+\)", re.DOTALL)
 _FOR_EVALUATION = re.compile(r"urn:li:dataset:\(urn:li:dataPlatform:mlflow,(.*\.)?d-[0-9a-f]{32},\w+\)", re.DOTALL)
+_OF_GATEWAY = re.compile(
+    rf"urn:li:mlModelDeployment:\(urn:li:dataPlatform:mlflow,(.*\.)?{GATEWAY}\..*,\w+\)", re.DOTALL
+)
 _OUR_DATASET = re.compile(r"urn:li:dataset:\(urn:li:dataPlatform:mlflow,.*-[0-9a-f]{8},\w+\)", re.DOTALL)
 # What DataHub's client raises when a question is not answered.
 _ASKING_FAILED = (requests.RequestException, OperationalError, ValueError)
@@ -238,23 +244,41 @@ class RemovalGuard:
             except _ASKING_FAILED as error:
                 logger.warning("DataHub does not say how %s was called: %s", urn, error)
                 return
-            now = names.get(was.customProperties.get(f"{OURS}experiment_id", "")) if was else None
-            if was and now and now != was.name:
-                self._report.info(
-                    title="Experiment renamed",
-                    message="DataHub has it under its new name; the entity with the old one is soft-deleted, with "
-                    "what people wrote on it.",
-                    context=f"{was.name!r} is now {now!r}; old entity {urn}",
-                )
+            if was:
+                self._tell_gone(urn, was, names)
+
+    def _tell_gone(self, urn: str, was: ContainerPropertiesClass, names: Mapping[str, str]) -> None:
+        experiment_id, workspace = (was.customProperties.get(f"{OURS}{key}") for key in ("experiment_id", "workspace"))
+        now = names.get(experiment_id or "")
+        if now is not None and now != was.name:
+            self._report.info(
+                title="Experiment renamed",
+                message="DataHub has it under its new name; the entity with the old one is soft-deleted, with "
+                "what people wrote on it.",
+                context=f"{was.name!r} is now {now!r}; old entity {urn}",
+            )
+        elif now is not None and workspace:
+            self._report.info(
+                title="Experiment moved",
+                message="It is in another workspace; the old entity is soft-deleted, with what people wrote on it.",
+                context=f"{was.name!r} was in workspace {workspace}; old entity {urn}",
+            )
+        elif workspace and not experiment_id:
+            self._report.warning(
+                title="A workspace is gone",
+                message="It is soft-deleted with all that was in it, as MLflow lists it no more. Check that it was "
+                "really deleted, and not this user's permission to see it: then it comes back with that.",
+                context=f"{workspace}; old entity {urn}",
+            )
 
 
 def _type_of(urn: str) -> str:
-    """DataHub's, but for logged models and evaluation datasets, which come and go with experiments and not with
-    registered models or runs.
-    """
+    """DataHub's, but for what comes from another listing than others of its type."""
     entity_type = guess_entity_type(urn)
     if entity_type == DatasetUrn.ENTITY_TYPE and _FOR_EVALUATION.fullmatch(urn):
         return _EVALUATION_TYPE
+    if entity_type == MlModelDeploymentUrn.ENTITY_TYPE and _OF_GATEWAY.fullmatch(urn):
+        return _GATEWAY_TYPE
     return _LOGGED_MODEL_TYPE if entity_type == MlModelUrn.ENTITY_TYPE and _LOGGED_MODEL.fullmatch(urn) else entity_type
 
 

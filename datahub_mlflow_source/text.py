@@ -14,6 +14,11 @@ def sound(text: str) -> str:
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
+def printable(text: str) -> str:
+    """Without line breaks and other characters that nobody sees, nor blanks around it."""
+    return "".join(character for character in sound(text) if character.isprintable()).strip()
+
+
 def json_list(text: str) -> list[Any]:
     """What a list in JSON holds; nothing, where the text is none."""
     found = _json(text)

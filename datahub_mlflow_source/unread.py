@@ -36,6 +36,14 @@ class Unread:
         if record.run_id and record.run_id in self.run_ids:
             return  # told when it was listed
         self._keep_what_it_concerns(record)
+        if record.not_shown:
+            self._report.info(
+                title="Not shown to this user",
+                message="What was sent of it before stays.",
+                context=f"{record.kind}s: {redact(record.what)}: {record.reason}",
+                log=False,
+            )
+            return
         if record.changed_meanwhile:
             self._report.warning(
                 title="MLflow changed while it was read",

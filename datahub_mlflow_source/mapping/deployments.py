@@ -19,7 +19,7 @@ from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim
 from datahub_mlflow_source.mapping.urns import PLATFORM_URN, deployment_urn, platform_instance_urn, workspace_urn
 from datahub_mlflow_source.records import Experiment, ModelDeployment
 
-# Words of Kubernetes, SageMaker, Databricks and people, without what is no letter.
+# Words of Kubernetes, SageMaker, Databricks and people, without blanks and dashes.
 _WORDS = {
     DeploymentStatusClass.IN_SERVICE: "inservice ready running active available healthy up online deployed serving "
     "ok live",
@@ -32,7 +32,7 @@ _WORDS = {
     DeploymentStatusClass.FAILED: "failed failure error updatefailed crashloopbackoff updaterollbackfailed",
 }
 _STATUS = {word: status for status, words in _WORDS.items() for word in words.split()}
-_NO_LETTER = re.compile(r"[^a-z]")
+_BETWEEN_WORDS = re.compile(r"[\s_-]")
 
 
 def map_deployment(
@@ -51,6 +51,7 @@ def map_deployment(
         customProperties=trim.properties(
             deployment.tags,
             [
+                *deployment.said,
                 ("target", deployment.target),
                 ("name", deployment.name),
                 ("status", deployment.status),
@@ -61,7 +62,6 @@ def map_deployment(
                 ("experiment", experiment.name if experiment else deployment.experiment_id),
                 ("workspace", deployment.workspace),
                 ("last_updated_time", str(deployment.last_updated_time or "")),
-                *deployment.said,
             ],
         ),
         externalUrl=_link(deployment, rules),
@@ -81,7 +81,7 @@ def map_deployment(
 
 def status_of(word: str) -> str:
     """DataHub's word for it."""
-    return _STATUS.get(_NO_LETTER.sub("", word.lower()), DeploymentStatusClass.UNKNOWN)
+    return _STATUS.get(_BETWEEN_WORDS.sub("", word.lower()), DeploymentStatusClass.UNKNOWN)
 
 
 def _link(deployment: ModelDeployment, rules: Rules) -> str | None:

@@ -119,7 +119,7 @@ class Rules:
     platform_of_type: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def with_workspaces(self) -> Rules:
-        """The same for a server that has several: without a word on it, its pages show the last that one looked at."""
+        """The same for a server that has several: without a word on it, its page asks which is meant."""
         web, registry_web = self.web.of(DEFAULT_WORKSPACE), self.registry_web.of(DEFAULT_WORKSPACE)
         return replace(self, web=web, registry_web=registry_web)
 

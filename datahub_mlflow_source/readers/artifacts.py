@@ -66,7 +66,8 @@ class Artifacts:
             return self._stores.read(folder.uri, name, most)
         server, path, query = self._address(folder, name, self._tracking, self._registry)
         try:
-            return server.file(path, query, most, folder.workspace)
+            by_name = server is self._registry and "name" in query
+            return server.file(path, query, most, folder.registered_in if by_name else folder.workspace)
         except ServerError as error:
             if error.status == 400:
                 raise BadModelFileError("MLflow takes its address for none") from error

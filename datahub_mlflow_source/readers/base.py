@@ -85,7 +85,9 @@ def own_name(workspace: str) -> str:
 
 def chosen_workspaces(listed: Iterable[Workspace], wanted: Sequence[str] | None) -> list[Workspace]:
     """Those that are wanted, the default one first. Raises ServerError where one is not there."""
-    there = {workspace.name: workspace for workspace in listed}
+    there: dict[str, Workspace] = {}
+    for workspace in listed:
+        there.setdefault(workspace.name, workspace)
     if missing := sorted(set(wanted or ()) - there.keys()):
         raise ServerError(
             f"MLflow has no workspace {', '.join(missing)}, or doesn't let us see it. "
@@ -116,7 +118,11 @@ class Reader(Protocol):
         ...
 
     def workspaces(self) -> list[Workspace] | None:
-        """Those that are read, the default one first, as `check` found them; None where MLflow has none."""
+        """Those that are read, the default one first, as `check` found them; None where there are no others."""
+        ...
+
+    def doubt(self) -> str | None:
+        """After `check`: why MLflow may have more than is read, so that nothing is to be taken for gone."""
         ...
 
     def server_version(self) -> str | None:
@@ -187,8 +193,8 @@ class Reader(Protocol):
         """
         ...
 
-    def gateway_endpoints(self) -> list[ModelDeployment] | None:
-        """Of MLflow's gateway, by workspace and name; None where it has none, being older than 3.8, or hides them.
+    def gateway_endpoints(self) -> list[ModelDeployment | Unreadable] | None:
+        """Of MLflow's gateway, by workspace and name; None where it has none, being older than 3.8 or switched off.
 
         Raises ServerError.
         """

@@ -42,7 +42,15 @@ _LONGEST_WAIT_SECONDS = 60.0
 _FILE_SECONDS = 10.0
 _LONGEST_FILE_WAIT = 5.0
 _LONGEST_FIRST_WAIT_SECONDS = 2.0
+_MOST_OF_VERSION = 40  # bytes
 _backoff = tenacity.wait_random_exponential(multiplier=0.5, max=8)
+
+
+class _Session(requests.Session):
+    """That does not even look where a redirect leads: the address may be none, and the body endless."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - as requests has it
+        return None
 
 
 class MlflowHttp:
@@ -56,7 +64,7 @@ class MlflowHttp:
         self.connection = connection
         self.requests_sent = 0
         self._counting = Lock()
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.headers.update({"Accept": "application/json", **connection.headers})
         self._session.auth = connection.auth
         self._session.cert = connection.cert
@@ -101,11 +109,14 @@ class MlflowHttp:
         """What `GET /version` says, for the report; None where the server (Databricks, a proxy) doesn't say."""
         try:
             url, seconds = self.connection.url + "/version", _FIRST_ANSWER_SECONDS
-            response = _ended_within(seconds, lambda: self._send("GET", url, timeout=seconds))
+            response = _ended_within(
+                seconds, lambda: self._send("GET", url, timeout=seconds, most_bytes=_MOST_OF_VERSION)
+            )
         except (requests.RequestException, urllib3.exceptions.HTTPError):
             return None
-        text = response.text.strip()
-        return text if response.status_code == 200 and len(text) < 40 and "<" not in text else None
+        text = response.content.decode("ascii", "replace").strip()
+        fits = len(text) < _MOST_OF_VERSION and text.isprintable() and "<" not in text
+        return text if response.status_code == 200 and fits else None
 
     def status(self, path: str) -> int:
         """HTTP status of GET, from the server's root. Raises ServerError where there is no answer."""

@@ -325,16 +325,14 @@ class RestReader:
     def trace_counts(self, experiment_ids: Sequence[str]) -> tuple[list[TraceCounts], list[str]] | None:
         return read_trace_counts(self._tracking, experiment_ids) if experiment_ids else ([], [])
 
-    def gateway_endpoints(self) -> list[ModelDeployment] | None:
+    def gateway_endpoints(self) -> list[ModelDeployment | Unreadable] | None:
         try:
-            found = self._tracking.get(_GATEWAY_ENDPOINTS, {}).get("endpoints", [])
-            return sorted(map(rows.gateway_endpoint, found), key=attrgetter("name", "endpoint_id"))
-        except rows.NOT_FORMED as error:
-            raise ServerError(f"MLflow's gateway endpoints are not formed as MLflow's: {error}") from error
+            page = _page(self._tracking.get(_GATEWAY_ENDPOINTS, {}), "endpoints")
         except ServerError as error:
-            if is_absent(error) or error.status == 403:
+            if is_absent(error):
                 return None
             raise
+        return rows.in_order(_records("gateway endpoint", iter([page.rows]), rows.gateway_endpoint, "all at once"))
 
     def metric_histories(
         self,

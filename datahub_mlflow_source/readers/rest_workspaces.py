@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from operator import attrgetter
 from typing import TypeVar
 
@@ -19,8 +19,10 @@ from datahub_mlflow_source.readers.http import MlflowHttp
 from datahub_mlflow_source.readers.rest import RestReader
 from datahub_mlflow_source.readers.rows import NOT_FORMED, workspace
 from datahub_mlflow_source.records import (
+    DEFAULT_WORKSPACE,
     EvaluationDataset,
     Experiment,
+    Kind,
     LoggedModel,
     MetricHistory,
     ModelDeployment,
@@ -37,6 +39,7 @@ _SERVER_INFO = "/api/3.0/mlflow/server-info"  # since 3.9, of everybody
 _WORKSPACES = "/api/3.0/mlflow/workspaces"
 # What a server with workspaces may answer to who names none: there is no default one, or not for us.
 _FOR_LACK_OF_ONE = (400, 403, 404)
+_PASSING = (408, 429, 500, 502, 503, 504, *range(520, 531))  # it may say something else the next time
 
 T = TypeVar("T")
 Registered = RegisteredModel | ModelVersion
@@ -54,7 +57,8 @@ class RestWorkspaces:
         wanted: Sequence[str] | None = None,
     ) -> None:
         """`wanted`: names of workspaces; None: all that we may list."""
-        self._tracking, self._registry, self._wanted = tracking, registry, wanted
+        self._wanted = wanted
+        self._tracking, self._registry = self._connections = tracking, registry
         self._how = page_size, max_workers
         self._servers = [MlflowHttp(tracking)]
         if registry != tracking:
@@ -64,6 +68,8 @@ class RestWorkspaces:
         self._of_registry = self._readers
         self._workspaces: list[Workspace] | None = None
         self._workspace_of: dict[str, str] = {}  # experiments
+        self._doubt: str | None = None
+        self._version: str | None = None
 
     @property
     def requests_sent(self) -> int:
@@ -79,7 +85,7 @@ class RestWorkspaces:
             each.close()
 
     def _opened(self) -> Iterator[MlflowHttp | RestReader]:
-        return chain(self._servers, {self._plain, *self._readers.values()})
+        return chain(self._servers, {self._plain, *self._readers.values(), *self._of_registry.values()})
 
     def check(self, run_filter: str | None = None) -> None:
         refused = None
@@ -89,34 +95,56 @@ class RestWorkspaces:
             if error.status not in _FOR_LACK_OF_ONE:
                 raise
             refused = error
-        if not _has_workspaces(self._servers[0]):
+        self._version = self._plain.server_version()
+        listed = [self._listed(server) for server in self._servers]
+        if not any(listed):
             if refused:
                 raise refused
             if any(map(own_name, self._wanted or ())):
                 raise ServerError(
-                    f"{self._tracking.host} has no workspaces, or none that are switched on (MLflow 3.10 and newer): "
-                    "leave out `workspaces` (and MLFLOW_WORKSPACE)"
+                    self._doubt
+                    or f"{self._tracking.host} has no workspaces, or none that are switched on (MLflow 3.10 and newer): "  # noqa: E501
+                    "leave out `workspaces` (and MLflow's variable MLFLOW_WORKSPACE)"
                 )
             return
-        self._workspaces = self._chosen()
-        names = [workspace.name for workspace in self._workspaces]
-        in_registry = len(self._servers) == 1 or _has_workspaces(self._servers[1])
-        self._readers = {
-            own_name(name): RestReader(
-                self._tracking.in_workspace(name),
-                self._registry.in_workspace(name) if in_registry else self._registry,
-                *self._how,
-            )
-            for name in names
-        }
-        first, *_ = self._readers.values()
-        self._of_registry = self._readers if in_registry else {"": first}
+        both = [workspace for of_server in listed for workspace in of_server or [Workspace(DEFAULT_WORKSPACE)]]
+        chosen = chosen_workspaces(both, self._wanted)
+        if {workspace.name for workspace in both} != {DEFAULT_WORKSPACE}:
+            self._workspaces = chosen
+        self._open([workspace.name for workspace in chosen], listed)
         if refused or "" not in self._readers:
-            first.check(run_filter)
+            for reader in islice(self._readers.values(), 1):
+                reader.check(run_filter)
 
-    def _chosen(self) -> list[Workspace]:
+    def _open(self, chosen: Sequence[str], listed: Sequence[list[Workspace] | None]) -> None:
+        """A reader for each of those that a server has, of all `listed` by the one and the other."""
+        connections = (self._tracking, self._registry)
+
+        def there(place: int) -> dict[str, Connection]:
+            names = {workspace.name for workspace in listed[place] or ()}
+            if not names:
+                return {"": connections[place]} if DEFAULT_WORKSPACE in chosen else {}
+            return {own_name(name): connections[place].in_workspace(name) for name in chosen if name in names}
+
+        of_tracking, of_registry = there(0), there(len(listed) - 1)
+        self._connections = [*of_tracking.values(), self._tracking][0], [*of_registry.values(), self._registry][0]
+        if len(listed) == 1:
+            self._readers = {name: RestReader(here, here, *self._how) for name, here in of_tracking.items()}
+            self._of_registry = self._readers
+            return
+        self._readers = {name: RestReader(here, self._registry, *self._how) for name, here in of_tracking.items()}
+        self._of_registry = {name: RestReader(self._tracking, here, *self._how) for name, here in of_registry.items()}
+
+    def first_connections(self) -> tuple[Connection, Connection]:
+        """Of tracking server and registry, in the first workspace that is read."""
+        return self._connections
+
+    def _listed(self, server: MlflowHttp) -> list[Workspace] | None:
+        """What we may list; None where there are no workspaces."""
+        if not self._has_workspaces(server):
+            return None
         try:
-            rows = self._servers[0].get(_WORKSPACES, {}).get("workspaces", [])
+            rows = server.get(_WORKSPACES, {}).get("workspaces", [])
             listed = [workspace(row) for row in rows]
         except NOT_FORMED as error:
             raise ServerError(f"MLflow's workspaces are not formed as MLflow's: {error}") from error
@@ -126,15 +154,49 @@ class RestWorkspaces:
             listed = [Workspace(name) for name in self._wanted]  # who may not list them may read one
         if not listed:
             raise ServerError(
-                f"{self._tracking.host} has workspaces and lets us see none: check this user's permissions"
+                f"{server.connection.host} has workspaces and lets us see none: check this user's permissions"
             )
-        return chosen_workspaces(listed, self._wanted)
+        return listed
+
+    def _has_workspaces(self, server: MlflowHttp) -> bool:
+        """Whether they are switched on. Raises ServerError where the server does not answer.
+
+        Where it can't be found out, the default one is read, and nothing is taken for gone: what is in others would be.
+        """
+        try:
+            info = server.get(_SERVER_INFO, {})
+        except ServerError as error:
+            if error.status is None or error.status in _PASSING:
+                raise
+            if error.status in (404, 405, 501) and not self._is_new():
+                return False
+            said = str(error)
+        else:
+            if isinstance(info.get("workspaces_enabled"), bool):
+                return bool(info["workspaces_enabled"])
+            if "store_type" in info:  # 3.9, which has no workspaces yet
+                return False
+            said = "the answer is not MLflow's"
+        if list(self._wanted or ()) != [DEFAULT_WORKSPACE]:
+            self._doubt = (
+                f"{server.connection.host} does not say at {_SERVER_INFO} whether it has workspaces ({said}). Let that "
+                "through the proxy, or set `workspaces: [default]` if there are no others"
+            )
+        return False
+
+    def _is_new(self) -> bool:
+        """3.9 or newer, which says whether it has workspaces; False where it doesn't say what it is, as Databricks."""
+        parts = (self._version or "").split(".")
+        return len(parts) > 1 and all(part.isdecimal() for part in parts[:2]) and tuple(map(int, parts[:2])) >= (3, 9)
+
+    def doubt(self) -> str | None:
+        return self._doubt
 
     def workspaces(self) -> list[Workspace] | None:
         return self._workspaces
 
     def server_version(self) -> str | None:
-        return self._plain.server_version()
+        return self._version
 
     def experiments(self) -> Iterator[Experiment | Unreadable]:
         if self._workspaces is None:
@@ -194,6 +256,8 @@ class RestWorkspaces:
         unreadable: list[Unreadable] = []
         listings = [(name, reader.evaluation_datasets(ids)) for name, reader, ids in self._all(experiment_ids)]
         for name, listing in listings:
+            if listing is None:
+                unreadable.append(_not_shown("evaluation dataset", name))
             for record in _marked(listing or (), name):
                 if isinstance(record, Unreadable):
                     unreadable.append(record)
@@ -223,11 +287,14 @@ class RestWorkspaces:
             problems += [_said(problem, name) for problem in counted[1]]
         return found, problems
 
-    def gateway_endpoints(self) -> list[ModelDeployment] | None:
-        found: list[ModelDeployment] = []
+    def gateway_endpoints(self) -> list[ModelDeployment | Unreadable] | None:
+        found: list[ModelDeployment | Unreadable] = []
         listings = [(name, reader.gateway_endpoints()) for name, reader in self._readers.items()]
         for name, listing in listings:
-            found += [replace(endpoint, workspace=name) for endpoint in listing or ()]
+            if listing is None:
+                found.append(_not_shown("gateway endpoint", name))
+            for endpoint in _marked(listing or (), name):
+                found.append(endpoint if isinstance(endpoint, Unreadable) else replace(endpoint, workspace=name))
         return None if all(listing is None for _, listing in listings) else found
 
     def metric_histories(
@@ -248,22 +315,13 @@ class RestWorkspaces:
     def _all(self, experiment_ids: Iterable[str]) -> Iterator[tuple[str, RestReader, list[str]]]:
         ids: dict[str, list[str]] = defaultdict(list)
         for id_ in experiment_ids:
-            ids[self._workspace_of.get(id_, next(iter(self._readers)))].append(id_)
+            ids[self._workspace_of.get(id_, "")].append(id_)
         return ((name, reader, ids[name]) for name, reader in self._readers.items())
 
 
-def _has_workspaces(server: MlflowHttp) -> bool:
-    """Whether they are switched on. Raises ServerError where that can't be found out.
-
-    For then what is in others would be taken for deleted.
-    """
-    try:
-        info = server.get(_SERVER_INFO, {})
-    except ServerError as error:
-        if error.status is None or (error.status >= 500 and error.status != 501):
-            raise
-        return False  # older than 3.9, Databricks, or a proxy that lets through what it knows
-    return info.get("workspaces_enabled") is True
+def _not_shown(kind: Kind, workspace: str) -> Unreadable:
+    what = f"all of workspace {workspace or DEFAULT_WORKSPACE}"
+    return Unreadable(kind, what, "MLflow has none there, or lets this user see none", not_shown=True)
 
 
 def _marked(found: Iterable[T | Unreadable], workspace: str) -> Iterator[T | Unreadable]:

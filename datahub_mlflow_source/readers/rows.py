@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from datahub_mlflow_source.records import (
+    GATEWAY,
     TOKENS,
     DatasetInput,
     EvaluationDataset,
@@ -21,6 +22,7 @@ from datahub_mlflow_source.records import (
     Run,
     Scorer,
     Tags,
+    Unreadable,
     Workspace,
 )
 
@@ -34,8 +36,6 @@ _LOGGED_MODEL = re.compile(r"models:/(m-[0-9a-f]{32})/?")
 _STATUS = {"LOGGED_MODEL_PENDING": "PENDING", "LOGGED_MODEL_READY": "READY", "LOGGED_MODEL_UPLOAD_FAILED": "FAILED"}
 STATUS_OF_NUMBER = {1: "PENDING", 2: "READY", 3: "FAILED"}
 UNSPECIFIED = "UNSPECIFIED"
-
-GATEWAY = "gateway"  # the target of what MLflow's own server serves
 
 LATEST_TIME = 1 << 62  # milliseconds: far beyond any calendar, and still a number that DataHub takes, with room to add
 
@@ -173,8 +173,10 @@ def gateway_endpoint(row: Row) -> ModelDeployment:
         "fallback_strategy": _text(fallback.get("strategy") or ""),
         "fallback_max_attempts": str(fallback.get("max_attempts") or ""),
         "usage_tracking": "true" if row.get("usage_tracking") in (None, True) else "false",
-        **{f"model.{name}": served for name, served, _ in sorted(mappings)},
     }
+    for name, served, _ in sorted(mappings):  # one may be there twice, in its own place and behind another
+        key = f"model.{name}"
+        said[key] = f"{said[key]}; {served}" if key in said else served
     return ModelDeployment(
         target=GATEWAY,
         name=_text(row.get("name") or endpoint_id),
@@ -183,10 +185,18 @@ def gateway_endpoint(row: Row) -> ModelDeployment:
         creation_time=time_of(row.get("created_at")),
         last_updated_time=time_of(row.get("last_updated_at")),
         said=tuple(said.items()),
-        tags=_pairs(row.get("tags")),
+        tags=tuple(sorted((_text(tag["key"]), _text(tag.get("value") or "")) for tag in row.get("tags") or ())),
         endpoint_id=endpoint_id,
         experiment_id=_id(row["experiment_id"]) if row.get("experiment_id") else "",
     )
+
+
+def in_order(endpoints: Iterable[ModelDeployment | Unreadable]) -> list[ModelDeployment | Unreadable]:
+    """By workspace and name; what can't be read behind them."""
+    both = list(endpoints)
+    known = [endpoint for endpoint in both if isinstance(endpoint, ModelDeployment)]
+    known.sort(key=lambda endpoint: (endpoint.workspace, endpoint.name, endpoint.endpoint_id))
+    return [*known, *(endpoint for endpoint in both if isinstance(endpoint, Unreadable))]
 
 
 def _served(mapping: Row) -> tuple[str, str, bool]:

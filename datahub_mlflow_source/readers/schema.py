@@ -137,8 +137,10 @@ class Schema:
         return [column if column.name in there else sa.null().label(column.name) for column in table.c]
 
     def in_workspaces(self, table: Any, names: Sequence[str]) -> tuple[Any, ...]:
-        """The condition that leaves only these workspaces' rows; none where there are no workspaces yet."""
-        return (table.c.workspace.in_(names),) if table.name in self.with_workspaces else ()
+        """The condition that leaves only these workspaces' rows; all is in the default one where there are none yet."""
+        if table.name in self.with_workspaces:
+            return (table.c.workspace.in_(names),)
+        return () if DEFAULT_WORKSPACE in names else (sa.false(),)
 
     def workspace_of(self, table: Any) -> Any:
         """The column, or what it would hold."""

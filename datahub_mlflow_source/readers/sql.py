@@ -102,6 +102,10 @@ class SqlReader:
     def workspaces(self) -> list[Workspace] | None:
         return self._chosen if [workspace.name for workspace in self._listed] != [DEFAULT_WORKSPACE] else None
 
+    def doubt(self) -> None:
+        """A database shows all it has."""
+        return
+
     @cached_property
     def _listed(self) -> list[Workspace]:
         """All that anything is in, or that the database itself keeps: they may also be Kubernetes' namespaces."""
@@ -314,7 +318,7 @@ class SqlReader:
             return found, [str(error)]
         return found, []
 
-    def gateway_endpoints(self) -> list[ModelDeployment] | None:
+    def gateway_endpoints(self) -> list[ModelDeployment | Unreadable] | None:
         schema = self._schema(self._tracking)
         if not has_gateway(schema):
             return None

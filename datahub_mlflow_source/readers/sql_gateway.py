@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,10 +9,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from datahub_mlflow_source.errors import ServerError
 from datahub_mlflow_source.readers.base import own_name
 from datahub_mlflow_source.readers.database import Reading
-from datahub_mlflow_source.readers.rows import NOT_FORMED, gateway_endpoint
+from datahub_mlflow_source.readers.rows import NOT_FORMED, gateway_endpoint, in_order
 from datahub_mlflow_source.readers.schema import (
     GATEWAY_ENDPOINTS,
     GATEWAY_MAPPINGS,
@@ -21,7 +19,8 @@ from datahub_mlflow_source.readers.schema import (
     GATEWAY_TAGS,
     Schema,
 )
-from datahub_mlflow_source.records import DEFAULT_WORKSPACE, ModelDeployment
+from datahub_mlflow_source.records import DEFAULT_WORKSPACE, ModelDeployment, Unreadable
+from datahub_mlflow_source.text import json_object
 
 
 def has_gateway(schema: Schema) -> bool:
@@ -30,7 +29,9 @@ def has_gateway(schema: Schema) -> bool:
     return there and schema.has_all(GATEWAY_MAPPINGS, GATEWAY_MODELS, GATEWAY_TAGS)
 
 
-def read_gateway_endpoints(reading: Reading, schema: Schema, workspaces: Sequence[str]) -> list[ModelDeployment]:
+def read_gateway_endpoints(
+    reading: Reading, schema: Schema, workspaces: Sequence[str]
+) -> list[ModelDeployment | Unreadable]:
     """As MLflow's server would list them: only those that have a model. Raises ServerError."""
     mappings: dict[str, list[dict[str, Any]]] = defaultdict(list)
     of, model, tag = GATEWAY_MAPPINGS.c, GATEWAY_MODELS.c, GATEWAY_TAGS.c
@@ -46,17 +47,17 @@ def read_gateway_endpoints(reading: Reading, schema: Schema, workspaces: Sequenc
     tags: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for id_, key, value in reading.rows(sa.select(tag.endpoint_id, tag.key, tag.value)):
         tags[id_].append({"key": key, "value": value})
-    found = []
+    found: list[ModelDeployment | Unreadable] = []
     among = schema.in_workspaces(GATEWAY_ENDPOINTS, workspaces)
     for row in reading.rows(sa.select(*schema.or_empty(GATEWAY_ENDPOINTS)).where(*among)):
         fields = dict(zip((column.name for column in GATEWAY_ENDPOINTS.c), row, strict=True))
         id_, workspace = fields["endpoint_id"], fields["workspace"] or DEFAULT_WORKSPACE
-        if id_ in mappings:
-            of_endpoint = {"model_mappings": mappings[id_], "tags": tags[id_]}
-            try:
-                fallback = json.loads(fields["fallback_config_json"] or "{}")
-                endpoint = gateway_endpoint({**fields, **of_endpoint, "fallback_config": fallback})
-            except NOT_FORMED as error:
-                raise ServerError(f"gateway endpoint {id_} is not formed as MLflow's: {error}") from error
-            found.append(replace(endpoint, workspace=own_name(workspace)))
-    return sorted(found, key=lambda endpoint: (endpoint.workspace, endpoint.name, endpoint.endpoint_id))
+        if id_ not in mappings:
+            continue
+        fallback = json_object(fields["fallback_config_json"] or "")  # MLflow passes over what is none
+        row_of_api = {**fields, "model_mappings": mappings[id_], "tags": tags[id_], "fallback_config": fallback}
+        try:
+            found.append(replace(gateway_endpoint(row_of_api), workspace=own_name(workspace)))
+        except NOT_FORMED as error:
+            found.append(Unreadable("gateway endpoint", str(id_), f"its row is not formed as MLflow's: {error}"))
+    return in_order(found)

@@ -136,7 +136,7 @@ def test_model_files_are_read_in_their_workspace(everything: Ingested) -> None:
 
 
 def test_links_lead_into_the_workspace(everything: Ingested, shared: Shared) -> None:
-    """The default one is named too: without a word, MLflow's page shows the one that was looked at last."""
+    """The default one is named too: without a word, MLflow's page asks which is meant."""
     for urn in everything.urns("dataProcessInstance"):
         aspects = everything.aspects[urn]
         link = aspects["dataProcessInstanceProperties"]["externalUrl"]

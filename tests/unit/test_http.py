@@ -524,7 +524,7 @@ class TestSecrets:
         web.reply = reply
         connection = Connection(web.url, auth=BearerAuth(SECRET), headers={"X-Key": SECRET})
         told = repr(connection)
-        with caplog.at_level(logging.DEBUG):
+        with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, "urllib3"):  # which DataHub sets lower
             http = MlflowHttp(connection)
             for call in (lambda: http.check(PATH, {}), lambda: http.get(PATH, {}), http.version):
                 try:

@@ -287,7 +287,7 @@ class TestWhereItLies:
     RUN: Run = make_run()
 
     def folder(self, source: str, run: Run | None = RUN, **of_version: Any) -> ModelFolder:
-        return file_of_version(make_version(source=source, **of_version), run, None).folder
+        return file_of_version(make_version(source=source, **of_version), run, None, "").folder
 
     def test_in_the_artifacts_of_its_run(self) -> None:
         for source in (f"{self.RUN.artifact_uri}/model", f"runs:/{RUN_ID}/model", f"{self.RUN.artifact_uri}/model/"):
@@ -307,7 +307,7 @@ class TestWhereItLies:
     def test_in_the_folder_of_its_logged_model(self) -> None:
         logged = make_logged_model(artifact_uri="s3://bucket/models/m-1/artifacts")
         version = make_version(source=f"models:/{logged.model_id}", model_id=logged.model_id)
-        assert file_of_version(version, self.RUN, logged).folder.uri == "s3://bucket/models/m-1/artifacts"
+        assert file_of_version(version, self.RUN, logged, "").folder.uri == "s3://bucket/models/m-1/artifacts"
         assert file_of_logged_model(logged, "").folder == ModelFolder(logged.artifact_uri, model_id=logged.model_id)
 
     def test_where_mlflows_database_says_it_is(self) -> None:
@@ -315,9 +315,9 @@ class TestWhereItLies:
         assert folder.uri == "s3://bucket/other/1"
 
     def test_a_card_is_wanted_where_nobody_wrote_a_description(self) -> None:
-        assert file_of_version(make_version(description=""), None, None).wants_card
-        assert not file_of_version(make_version(description="x"), None, None).wants_card
+        assert file_of_version(make_version(description=""), None, None, "").wants_card
+        assert not file_of_version(make_version(description="x"), None, None, "").wants_card
         assert not file_of_version(
-            make_version(description="", tags={"mlflow.note.content": "x"}), None, None
+            make_version(description="", tags={"mlflow.note.content": "x"}), None, None, ""
         ).wants_card
         assert not file_of_logged_model(make_logged_model(tags={"mlflow.note.content": "x"}), "").wants_card

@@ -58,7 +58,7 @@ unit: .venv/done  ## the fast tests only
 
 .PHONY: test
 test: .venv/done .venv-builtin/done check  ## everything: checks, then the whole suite on real servers
-	$(QUIET) $(BIN)/pytest -n 2 --dist loadgroup --cov --cov-report=term -m "not matrix"
+	$(QUIET) $(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term -m "not matrix"
 
 .PHONY: test-matrix
 test-matrix: .venv/done .venv-server-2.10/done .venv-server-2.22/done  ## against servers of MLflow 2.10 and 2.22 too

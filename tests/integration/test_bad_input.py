@@ -23,8 +23,6 @@ from tests.support.ingest import recipe
 from tests.support.proxy import CountingProxy, everything
 from tests.support.servers import MlflowServer, free_port
 
-pytestmark = pytest.mark.xdist_group("rich")
-
 PASSWORD = "made-up-secret"
 HANGS_SECONDS = 60  # not what it may take (a message within 30 is asked for), but when the test gives up
 LOGIN_PAGE = "<html><title>Sign in</title></html>"

@@ -19,7 +19,7 @@ from tests.support.gms import GmsStandIn
 from tests.support.ingest import ingest, run_recipe
 from tests.support.servers import MlflowServer, mlflow_server
 
-pytestmark = [pytest.mark.builtin, pytest.mark.xdist_group("builtin")]
+pytestmark = pytest.mark.builtin
 
 DATAHUB = Path(__file__).parents[2] / ".venv-builtin/bin/datahub"
 COMPARED = ("container", "dataProcessInstance", "mlModelGroup", "mlModel")

@@ -29,8 +29,6 @@ from tests.support.ingest import Aspect, Ingested, ingest, ingest_into
 from tests.support.proxy import CountingProxy
 from tests.support.servers import MlflowServer, mlflow_server
 
-pytestmark = pytest.mark.xdist_group("defects")
-
 START, END = 1_700_000_000_000, 1_700_000_060_000
 TABLE = {"mlflow_colspec": [{"name": "id", "type": "long", "required": True}]}
 

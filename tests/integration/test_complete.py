@@ -8,7 +8,6 @@ import re
 from collections import defaultdict
 from typing import Any
 
-import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
@@ -17,8 +16,6 @@ from tests.support.content import CHURN, FRAUD, SECRETS, Content
 from tests.support.gms import GmsStandIn
 from tests.support.ingest import Aspect, Ingested, ingest, ingest_into
 from tests.support.servers import MlflowServer
-
-pytestmark = pytest.mark.xdist_group("rich")
 
 LIMITED = {"long": 5000}  # far below `limits`: must come whole
 

@@ -28,8 +28,6 @@ from tests.support.proxy import Answer, CountingProxy, Request, everything
 from tests.support.servers import MlflowServer, mlflow_server
 from tests.support.tls import Certificates, TlsRelay, issue_certificates
 
-pytestmark = pytest.mark.xdist_group("rich")
-
 PASSWORD = "pä$$wörd: €20"
 TOKEN = "made-up-token"
 CLIENT_ID, CLIENT_SECRET = "made-up-client.access", "made-up-client-secret"

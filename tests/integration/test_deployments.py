@@ -21,8 +21,6 @@ from tests.support.gms import GmsStandIn
 from tests.support.ingest import Ingested, ingest, ingest_into
 from tests.support.servers import PYTHON, MlflowServer, free_port, guarded, stopped
 
-pytestmark = pytest.mark.xdist_group("deployments")
-
 PROD = Naming()
 
 

@@ -20,8 +20,6 @@ from tests.support.ingest import recipe
 from tests.support.interrupts import interruptible
 from tests.support.servers import MlflowServer, mlflow_server
 
-pytestmark = pytest.mark.xdist_group("ends early")
-
 RUNS = 3000  # many seconds of work for a server that checks each aspect
 
 

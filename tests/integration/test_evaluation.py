@@ -15,8 +15,6 @@ from tests.support.ingest import Ingested, ingest, ingest_into
 from tests.support.proxy import CountingProxy, Request
 from tests.support.servers import MlflowServer, mlflow_server
 
-pytestmark = pytest.mark.xdist_group("evaluation")
-
 QUESTIONS = "questions, (EU)"
 
 

@@ -40,8 +40,6 @@ from tests.support.content import CHURN, SECRETS, Content, rich_content
 from tests.support.ingest import Ingested, ingest
 from tests.support.servers import WITH_WORKSPACES, MlflowServer, mlflow_server
 
-pytestmark = pytest.mark.xdist_group("every field")
-
 PROD = Naming()
 TEAM = "team-a"
 TRACES = "traces are counted, not read: data of people, of any size (include_traces)"

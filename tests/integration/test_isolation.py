@@ -28,8 +28,6 @@ from tests.support.content import (
 from tests.support.ingest import Ingested, ingest
 from tests.support.servers import MlflowServer, mlflow_server
 
-pytestmark = pytest.mark.xdist_group("isolation")
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:

@@ -16,8 +16,6 @@ from tests.support.ingest import Ingested, ingest, ingest_into
 from tests.support.proxy import CountingProxy, Request
 from tests.support.servers import MlflowServer, mlflow_server
 
-pytestmark = pytest.mark.xdist_group("logged-models")
-
 PROD = Naming()
 
 

@@ -19,8 +19,6 @@ from tests.support.proxy import CountingProxy
 from tests.support.s3 import BUCKET, READER, S3Server, s3_server
 from tests.support.servers import MlflowServer, mlflow_server
 
-pytestmark = pytest.mark.xdist_group("model-files")
-
 ROOT = Path(__file__).parents[2]
 
 # As MLflow's server and its clients see the same store: through the proxy, and straight.

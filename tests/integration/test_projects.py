@@ -12,8 +12,6 @@ import pytest
 from tests.support.ingest import ingest
 from tests.support.servers import MlflowServer, mlflow_server
 
-pytestmark = pytest.mark.xdist_group("projects")
-
 ROOT = Path(__file__).parents[2]
 REPOSITORY = "https://github.com/acme/churn"
 

@@ -29,8 +29,6 @@ from tests.support.ingest import ingest_into
 from tests.support.proxy import CountingProxy, Request, everything
 from tests.support.servers import MlflowServer, mlflow_server
 
-pytestmark = pytest.mark.xdist_group("removal")
-
 PROD = Naming()
 MODELS = tuple(f"model {number}" for number in range(8))
 EXPERIMENTS = tuple(f"experiment {number}" for number in range(8))

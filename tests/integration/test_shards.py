@@ -30,8 +30,6 @@ from tests.support.interrupts import interruptible
 from tests.support.proxy import CountingProxy, Request
 from tests.support.servers import MlflowServer, free_port, mlflow_server
 
-pytestmark = pytest.mark.xdist_group("shards")
-
 BIN = Path(sys.executable).parent
 Config = dict[str, Any]
 

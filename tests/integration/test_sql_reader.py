@@ -33,8 +33,6 @@ from tests.support.ingest import Ingested, ingest, ingest_into
 from tests.support.interrupts import interruptible
 from tests.support.servers import PYTHON, MlflowServer, mlflow_server
 
-pytestmark = pytest.mark.xdist_group("sql")
-
 ROOT = Path(__file__).parents[2]
 
 

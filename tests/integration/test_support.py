@@ -29,8 +29,6 @@ from tests.support.content import (
 from tests.support.proxy import CountingProxy, Request, everything
 from tests.support.servers import MlflowServer, mlflow_server
 
-pytestmark = pytest.mark.xdist_group("support")
-
 BULK = Bulk(experiments=3, runs=1100, params=2, metrics=3, tags=6, datasets=4, models=5, versions=4)
 SEARCH = "/api/2.0/mlflow/experiments/search"
 

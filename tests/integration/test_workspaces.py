@@ -30,8 +30,6 @@ from tests.support.ingest import Ingested, ingest, ingest_into
 from tests.support.proxy import CountingProxy, Request
 from tests.support.servers import WITH_WORKSPACES, MlflowServer, mlflow_server
 
-pytestmark = pytest.mark.xdist_group("workspaces")
-
 PROD = Naming()
 TEAM = "team-a"
 

@@ -170,7 +170,8 @@ def _content(gms: GmsStandIn) -> dict[str, dict[str, Aspect]]:
 def test_the_command_leaves_in_datahub_what_one_process_does(
     rich: MlflowServer, reader: str, gms: GmsStandIn, tmp_path: Path
 ) -> None:
-    config = READERS[reader](rich)
+    served = {"include_deployments": True, "deployments": {"tags": {"name": "approved by"}}}
+    config = {**READERS[reader](rich), **served}
     ended = _command("ingest", "-c", _recipe(tmp_path, config, _into(gms)), "--shards", "3")
     assert ended.returncode == 0, ended.stderr
     with GmsStandIn() as other:
@@ -179,6 +180,7 @@ def test_the_command_leaves_in_datahub_what_one_process_does(
     assert gms.rejections == []
     report = yaml.safe_load(ended.stdout)["source"]
     assert report["runs"]["sent"] == len([urn for urn in gms.urns("dataProcessInstance")])
+    assert report["deployments"]["sent"] == len(list(gms.urns("mlModelDeployment"))) > 2
     datasets = [urn for urn in gms.urns("dataset") if ":mlflow," in urn]
     assert report["datasets"]["sent"] + report["evaluation_datasets"]["sent"] == len(datasets)
 

@@ -271,6 +271,12 @@ class MlflowSourceConfig(
         description="Gives versions in stage Production, Staging or Archived a tag of DataHub, "
         "`mlflow_production` and so on, beside the tags that people gave them there.",
     )
+    code_url_templates: dict[str, str] = Field(
+        default_factory=dict,
+        description="Where people read code, by the host of the git repository, for hosts that the connector doesn't "
+        "know: `{git.acme.example: '{repository}/tree/{commit}/{file}'}`. Known are GitHub, GitLab, Bitbucket, Azure "
+        "DevOps and Gitea, also of a company's own, where the name of the host tells.",
+    )
     source_mapping_to_platform: dict[str, str] | None = Field(
         default=None,
         description="For source types of MLflow datasets that the connector doesn't know: the DataHub platform that "
@@ -372,6 +378,21 @@ class MlflowSourceConfig(
             self.base_external_url = without_secrets(self.base_external_url)
             self._base_external_url_was_cleaned = "@" in given.netloc or bool(given.query)
         return self
+
+    @field_validator("code_url_templates")
+    @classmethod
+    def _lead_to_pages(cls, templates: dict[str, str]) -> dict[str, str]:
+        for host, template in templates.items():
+            unknown = set(re.findall(r"\{[^}]*\}", template)) - {"{repository}", "{commit}", "{file}"}
+            if unknown:
+                raise RecipeError(
+                    f"`code_url_templates.{host}`: {min(unknown)} is none of {{repository}}, {{commit}}, {{file}}"
+                )
+            if not template.startswith(("http://", "https://", "{repository}")):
+                raise RecipeError(f"`code_url_templates.{host}` must start with {{repository}}, http:// or https://")
+            if "/" in host or ":" in host:
+                raise RecipeError(f"`code_url_templates`: {host!r} is no name of a host, like git.acme.example")
+        return templates
 
     @field_validator("workspaces")
     @classmethod

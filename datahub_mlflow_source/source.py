@@ -295,6 +295,7 @@ def _rules(config: MlflowSourceConfig, tracking_url: str | None = None, registry
         web=Web(config.base_external_url or tracking_url),
         registry_web=Web(registry_url if registry_url != tracking_url else config.base_external_url or tracking_url),
         platform_of_type=config.source_mapping_to_platform or {},
+        code_url_templates=config.code_url_templates,
     )
 
 

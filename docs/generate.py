@@ -86,7 +86,7 @@ examples.
         """\
 What is made of what MLflow holds.
 """,
-        "stage_tags source_mapping_to_platform materialize_dataset_inputs",
+        "stage_tags code_url_templates source_mapping_to_platform materialize_dataset_inputs",
     ),
     Group(
         "Scale",

@@ -86,14 +86,14 @@ def map_logged_model(
         properties,
         ContainerClass(str(experiment_urn(experiment.name, rules.naming, experiment.workspace))),
         *platform_aspects(LOGGED_MODEL, rules.naming),
-        *origin(run, inputs),
+        *origin(run, inputs, rules),
     ]
     return Entity(logged_model_urn(model.model_id, rules.naming), aspects, trim.cut)
 
 
-def origin(run: Run | None, inputs: Sequence[InputDataset]) -> Iterator[_Aspect]:
+def origin(run: Run | None, inputs: Sequence[InputDataset], rules: Rules) -> Iterator[_Aspect]:
     """By which code and from which datasets a model was made."""
-    code = source_code_url(run.tags) if run else None
+    code = source_code_url(run.tags, rules.code_url_templates) if run else None
     if code:
         yield SourceCodeClass([SourceCodeUrlClass(SourceCodeUrlTypeClass.TRAINING_PIPELINE_SOURCE_CODE, code)])
     training = sorted({str(dataset.urn) for dataset in inputs if not is_evaluation(dataset.input)})

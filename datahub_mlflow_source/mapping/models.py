@@ -128,7 +128,7 @@ def map_version(
         _version_properties(version, run, rules),
         _in_container(version.workspace, registry, rules),
         *platform_aspects(PROMPT_VERSION if is_prompt(version.tags) else MODEL, rules.naming),
-        *origin(run, inputs),
+        *origin(run, inputs, rules),
     ]
     return Entity(model_version_urn(version.full_name, version.version, rules.naming), aspects, trim.cut)
 

@@ -118,6 +118,8 @@ class Rules:
     registry_web: Web = field(default_factory=Web)  # differs where the registry is another server
     platform_of_type: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
+    code_url_templates: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # by host
+
     def with_workspaces(self) -> Rules:
         """The same for a server that has several: without a word on it, its page asks which is meant."""
         web, registry_web = self.web.of(DEFAULT_WORKSPACE), self.registry_web.of(DEFAULT_WORKSPACE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from datahub.metadata.schema_classes import (
@@ -26,6 +26,7 @@ from datahub.metadata.schema_classes import (
 )
 from datahub.metadata.urns import MlModelUrn
 
+from datahub_mlflow_source.mapping.code import source_code_url
 from datahub_mlflow_source.mapping.datasets import InputDataset, edges
 from datahub_mlflow_source.mapping.histories import history_properties
 from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, Web, plain, platform_aspects, tag_value
@@ -68,7 +69,7 @@ def map_run(
     """
     trim = Trim(rules.limits)
     aspects: list[_Aspect] = [
-        _properties(run, rules.web.of(experiment.workspace), trim),
+        _properties(run, rules.web.of(experiment.workspace), rules.code_url_templates, trim),
         MLTrainingRunPropertiesClass(
             id=run.run_id,
             outputUrls=[trim.value("artifact_uri", run.artifact_uri)] if run.artifact_uri else None,
@@ -98,7 +99,9 @@ def _in_experiment(name: str, naming: Naming, workspace: str) -> ContainerClass:
     return ContainerClass(str(experiment_urn(name, naming, workspace)))
 
 
-def _properties(run: Run, web: Web, trim: Trim) -> DataProcessInstancePropertiesClass:
+def _properties(
+    run: Run, web: Web, code_url_templates: Mapping[str, str], trim: Trim
+) -> DataProcessInstancePropertiesClass:
     ours = [
         ("run_id", run.run_id),
         ("experiment_id", run.experiment_id),
@@ -106,6 +109,7 @@ def _properties(run: Run, web: Web, trim: Trim) -> DataProcessInstanceProperties
         ("user_id", run.user_id),
         ("artifact_uri", run.artifact_uri),
         ("lifecycle_stage", run.lifecycle_stage),
+        ("code", source_code_url(run.tags, code_url_templates)),
         *history_properties(run.histories, trim),
     ]
     return DataProcessInstancePropertiesClass(

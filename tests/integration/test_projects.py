@@ -77,7 +77,7 @@ def check_project(server: MlflowServer, python: Path, tmp_path: Path) -> None:
     assert params == {"alpha": "0.7"}
     _, version = ingested.named("mlModel", "churn_1")
     (code,) = version["sourceCode"]["sourceCode"]
-    assert code["sourceCodeUrl"] == f"{REPOSITORY}/tree/{commit}"
+    assert code["sourceCodeUrl"] == f"{REPOSITORY}/tree/{commit}/model"
 
 
 def test_its_entry_point_repository_commit_and_backend_are_in_the_run_and_the_code_in_the_version(

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Mapping
 
+import pytest
+from pydantic import ValidationError
+
+from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.mapping.code import source_code_url
 
 COMMIT = "4f1a6a2f0c5f4f0b9f7f3e0d5a1b2c3d4e5f6a7b"
 
 
-def url(repository: str, commit: str = "") -> str | None:
-    return source_code_url((("mlflow.source.git.commit", commit), ("mlflow.source.git.repoURL", repository)))
+def url(
+    repository: str, commit: str = "", templates: Mapping[str, str] | None = None, more: Mapping[str, str] | None = None
+) -> str | None:
+    tags = {"mlflow.source.git.commit": commit, "mlflow.source.git.repoURL": repository, **(more or {})}
+    return source_code_url(tuple(tags.items()), templates or {})
 
 
 @pytest.mark.parametrize(
@@ -86,8 +93,8 @@ def test_what_no_browser_can_open_gives_no_address(remote: str) -> None:
 
 
 def test_a_run_without_git_tags_has_no_address() -> None:
-    assert source_code_url(()) is None
-    assert source_code_url((("mlflow.source.git.commit", COMMIT),)) is None
+    assert source_code_url((), {}) is None
+    assert source_code_url((("mlflow.source.git.commit", COMMIT),), {}) is None
 
 
 @pytest.mark.parametrize(
@@ -123,3 +130,106 @@ def test_credentials_in_a_remote_never_come_out(remote: str) -> None:
 )
 def test_ports_and_odd_characters_stay_correct(remote: str, expected: str) -> None:
     assert url(remote) == expected
+
+
+GITHUB = "https://github.com/acme/churn"
+SCRIPT, PROJECT = {"mlflow.source.type": "LOCAL"}, {"mlflow.source.type": "PROJECT"}
+
+
+@pytest.mark.parametrize(
+    ("remote", "page"),
+    {
+        "git@github.com:acme/churn.git": f"https://github.com/acme/churn/blob/{COMMIT}/src/train.py",
+        "https://gitlab.com/acme/churn.git": f"https://gitlab.com/acme/churn/-/blob/{COMMIT}/src/train.py",
+        "https://bitbucket.org/acme/churn.git": f"https://bitbucket.org/acme/churn/src/{COMMIT}/src/train.py",
+        "https://bitbucket.acme.example/scm/ml/churn.git": "https://bitbucket.acme.example/projects/ml/repos/churn/"
+        f"browse/src/train.py?at={COMMIT}",
+        "ssh://git@bitbucket.acme.example:7999/~ada/churn.git": "https://bitbucket.acme.example/users/ada/repos/churn/"
+        f"browse/src/train.py?at={COMMIT}",
+        "https://ada@dev.azure.com/acme/ml/_git/churn": "https://dev.azure.com/acme/ml/_git/churn"
+        f"?path=/src/train.py&version=GC{COMMIT}",
+        "git@ssh.dev.azure.com:v3/acme/my%20ml/churn": "https://dev.azure.com/acme/my%20ml/_git/churn"
+        f"?path=/src/train.py&version=GC{COMMIT}",
+        "https://acme.visualstudio.com/ml/_git/churn": "https://acme.visualstudio.com/ml/_git/churn"
+        f"?path=/src/train.py&version=GC{COMMIT}",
+        "https://codeberg.org/acme/churn.git": f"https://codeberg.org/acme/churn/src/commit/{COMMIT}/src/train.py",
+        "https://git.acme.example/ml/churn.git": f"https://code.acme.example/?r=https://git.acme.example/ml/churn&c={COMMIT}"
+        "&f=src/train.py",
+    }.items(),
+)
+def test_the_file_is_shown_at_its_commit(remote: str, page: str) -> None:
+    templates = {"Git.Acme.Example": "https://code.acme.example/?r={repository}&c={commit}&f={file}"}
+    assert url(remote, COMMIT, templates, {**SCRIPT, "mlflow.source.name": "src/train.py"}) == page
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    {
+        "train.py": "blob/{}/train.py",
+        "./train.py": "blob/{}/train.py",
+        "notebooks/a+b.ipynb": "blob/{}/notebooks/a%2Bb.ipynb",
+        "/home/ada/churn/train.py": "tree/{}",
+        "../train.py": "tree/{}",
+        "a/../../x.py": "tree/{}",
+        "C:\\churn\\train.py": "tree/{}",
+        "train.py?x=1": "tree/{}",
+        "a.py\n": "tree/{}",
+        "pytest": "tree/{}",
+        "": "tree/{}",
+        "x" * 100_000 + ".py": "blob/{}/" + "x" * 100_000 + ".py",
+        "a/" * 100_000: "tree/{}",
+    }.items(),
+    ids=lambda value: value[:30],
+)
+def test_only_what_is_in_the_repository_for_certain_is_a_file(name: str, path: str) -> None:
+    assert url(GITHUB, COMMIT, None, {**SCRIPT, "mlflow.source.name": name}) == f"{GITHUB}/{path.format(COMMIT)}"
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    {
+        "https://github.com/acme/churn#projects/a b": "projects/a%20b",
+        "https://github.com/acme/churn": "",
+        "https://github.com/acme/churn#../../x": "",
+        "/home/ada/churn#train.py": "train.py",
+    }.items(),
+)
+def test_of_a_project_the_folder_is_shown(name: str, path: str) -> None:
+    expected = f"{GITHUB}/tree/{COMMIT}/{path}".rstrip("/")
+    assert url(GITHUB, COMMIT, None, {**PROJECT, "mlflow.source.name": name}) == expected
+
+
+def test_databricks_says_it_in_its_own_words() -> None:
+    tags = {
+        "mlflow.databricks.gitRepoUrl": "https://github.com/acme/churn.git",
+        "mlflow.databricks.gitRepoCommit": COMMIT,
+        "mlflow.databricks.gitRepoRelativePath": "jobs/train",
+        "mlflow.source.type": "JOB",
+        "mlflow.source.name": "jobs/1/run/2",
+    }
+    assert source_code_url(tuple(tags.items()), {}) == f"{GITHUB}/blob/{COMMIT}/jobs/train"
+
+
+@pytest.mark.parametrize("remote", ["https://bitbucket.acme.example/churn", "https://bitbucket.acme.example/a/b/c"])
+def test_of_an_odd_address_the_repository_is_shown(remote: str) -> None:
+    assert url(remote, COMMIT) == remote
+
+
+def test_a_template_is_for_its_host_alone() -> None:
+    templates = {"acme.example": "{repository}/at/{commit}/{file}"}
+    assert url("https://git.acme.example/churn", COMMIT, templates) == f"https://git.acme.example/churn/at/{COMMIT}"
+    assert url("https://notacme.example/churn", COMMIT, templates) == "https://notacme.example/churn"
+
+
+@pytest.mark.parametrize(
+    ("host", "template", "said"),
+    [
+        ("git.acme.example", "{repository}/{branch}", "{branch}"),
+        ("git.acme.example", "javascript:{file}", "must start"),
+        ("https://git.acme.example", "{repository}", "no name of a host"),
+    ],
+)
+def test_a_template_that_leads_nowhere_is_refused(host: str, template: str, said: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        MlflowSourceConfig.model_validate({"code_url_templates": {host: template}})
+    assert said in str(refused.value)

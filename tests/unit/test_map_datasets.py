@@ -291,3 +291,10 @@ def test_mapping_twice_gives_the_same_and_changes_nothing() -> None:
     dataset = make_dataset_input(schema=COLUMNS, tags={"a": "1"})
     assert mapped(dataset) == mapped(dataset)
     assert dataset == make_dataset_input(schema=COLUMNS, tags={"a": "1"})
+
+
+def test_what_was_made_up_in_two_workspaces_is_two_datasets() -> None:
+    """Though the experiments have one name."""
+    made_up = make_dataset_input(source_type="code", source="{}")
+    assert urn(made_up, "churn") != urn(made_up, "churn", workspace="team-a")
+    assert urn(make_dataset_input(), "churn") == urn(make_dataset_input(), "churn", workspace="team-a")

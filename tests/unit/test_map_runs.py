@@ -21,7 +21,7 @@ from datahub.metadata.schema_classes import (
 from datahub_mlflow_source.mapping.datasets import input_dataset
 from datahub_mlflow_source.mapping.rules import Entity, Limits, Rules, Web
 from datahub_mlflow_source.mapping.runs import map_run
-from datahub_mlflow_source.mapping.urns import Naming
+from datahub_mlflow_source.mapping.urns import Naming, experiment_urn
 from datahub_mlflow_source.records import ModelVersion, Run
 from tests.support.gms import GmsStandIn
 from tests.unit.entities import aspect, assert_accepted, every, names, text
@@ -171,6 +171,26 @@ def test_a_run_is_in_its_experiment() -> None:
     """By the URN that the built-in gives the experiment."""
     container = aspect(mapped(make_run()), ContainerClass)
     assert container.container == "urn:li:container:2c70d8cfd3efcf2280436e1170397400"
+
+
+def test_a_run_of_a_workspace_is_in_its_experiment_there() -> None:
+    entity = mapped(make_run(), WEB, experiment="churn", workspace="team-a")
+    assert_accepted(entity)
+    assert aspect(entity, ContainerClass).container == str(experiment_urn("churn", Naming(), "team-a"))
+    assert (
+        properties(entity)["externalUrl"]
+        == f"https://mlflow.example.com/#/experiments/1/runs/{RUN_ID}?workspace=team-a"
+    )
+
+
+def test_the_page_of_its_code_is_a_property() -> None:
+    tags = {
+        "mlflow.source.git.repoURL": "https://ada:hunter2@github.com/acme/churn.git",
+        "mlflow.source.git.commit": "4f1a6a2",
+        "mlflow.source.name": "train.py",
+    }
+    said = properties(mapped(make_run(tags=tags)))["customProperties"]
+    assert said["mlflow_source.code"] == "https://github.com/acme/churn/blob/4f1a6a2/train.py"
 
 
 def test_a_run_has_the_built_ins_subtype() -> None:

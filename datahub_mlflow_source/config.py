@@ -29,6 +29,7 @@ from datahub_mlflow_source.addresses import scheme_of, why_no_database, why_not,
 from datahub_mlflow_source.config_blocks import (
     ArtifactStoreConfig,
     DatabaseConfig,
+    DatasetPlatformConfig,
     DeploymentsConfig,
     LimitsConfig,
     LoggedModelsConfig,
@@ -276,6 +277,12 @@ class MlflowSourceConfig(
         description="Where people read code, by the host of the git repository, for hosts that the connector doesn't "
         "know: `{git.acme.example: '{repository}/tree/{commit}/{file}'}`. Known are GitHub, GitLab, Bitbucket, Azure "
         "DevOps and Gitea, also of a company's own, where the name of the host tells.",
+    )
+    dataset_platform_map: dict[str, DatasetPlatformConfig] = Field(
+        default_factory=dict,
+        description="By platform, how its own connector names the datasets that runs read, where not by its defaults: "
+        "`{snowflake: {platform_instance: eu, convert_urns_to_lowercase: false}}`. Keys of each: `platform_instance`, "
+        "`env`, `convert_urns_to_lowercase`, with the values of that connector's recipe.",
     )
     source_mapping_to_platform: dict[str, str] | None = Field(
         default=None,

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from datahub.configuration.common import AllowDenyPattern, ConfigModel, TransparentSecretStr
+from datahub.emitter.mce_builder import ALL_ENV_TYPES
 from datahub.ingestion.source.state.stale_entity_removal_handler import StatefulStaleMetadataRemovalConfig
 from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_validator
 
@@ -42,6 +43,13 @@ def nearest(key: str, known: list[str]) -> str:
     """What to say of an unknown key."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"Did you mean `{near[0]}`?" if near else f"Known keys: {', '.join(sorted(known))}."
+
+
+def env_of_datahub(env: str | None) -> str | None:
+    """For environments, as a validator."""
+    if env and env.upper() not in ALL_ENV_TYPES:
+        raise RecipeError(f"{env!r} is no environment of DataHub's: {', '.join(sorted(ALL_ENV_TYPES))}")
+    return env.upper() if env else None
 
 
 def regexes_compile(pattern: AllowDenyPattern) -> AllowDenyPattern:
@@ -256,6 +264,20 @@ class DeploymentsConfig(RecipeModel):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise RecipeError(f"two servers are called {twice[0]!r}: they would be one in DataHub")
         return servers
+
+
+class DatasetPlatformConfig(RecipeModel):
+    """How the connector of one platform was told to name its datasets: as in its own recipe."""
+
+    platform_instance: str | None = Field(default=None, description="Its `platform_instance`.")
+    env: str | None = Field(default=None, description="Its `env`, where that is not ours.")
+    convert_urns_to_lowercase: bool | None = Field(
+        default=None,
+        description="Whether it writes names in lower case. Without, as its connector does by itself; with false, as "
+        "the run logged them.",
+    )
+
+    _is_env = field_validator("env")(env_of_datahub)
 
 
 class LimitsConfig(RecipeModel):

@@ -338,6 +338,9 @@ class Ingestion:
             else:
                 yield from units
             upstream = upstream_of(dataset, self._rules)
+            if not upstream:
+                shown = f"{dataset.input.source_type} {dataset.source.display}".strip()
+                self._report.unresolved_datasets.append(f"{dataset.input.name}: {shown[:200]}")
             platform = platform_of(upstream) if upstream else None
             if platform:
                 platforms[str(platform.urn)] = platform

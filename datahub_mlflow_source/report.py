@@ -59,6 +59,7 @@ class MlflowSourceReport(StaleEntityRemovalSourceReport):
     deployments: Tally = field(default_factory=Tally)
     model_files: ModelFilesTally = field(default_factory=ModelFilesTally)
     kept_although_not_read: int = 0  # entities of an earlier ingestion, not removed because of an error
+    unresolved_datasets: LossyList[str] = field(default_factory=LossyList)  # without a real dataset behind them
     cut: LossyList[str] = field(default_factory=LossyList)  # more than `limits` allow
     names_shortened: LossyList[str] = field(default_factory=LossyList)  # longer than DataHub's URNs may be
     _entity_failures: list[tuple[LiteralString, LiteralString, str]] = field(default_factory=list)

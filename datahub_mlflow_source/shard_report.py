@@ -33,6 +33,7 @@ _SHOWN = (
     "evaluation_datasets",
     "deployments",
     "kept_although_not_read",
+    "unresolved_datasets",
     "cut",
     "names_shortened",
     "soft_deleted_stale_entities",

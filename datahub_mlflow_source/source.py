@@ -34,6 +34,7 @@ from datahub_mlflow_source.config_blocks import RemovalConfig
 from datahub_mlflow_source.connection import DatabricksAuth, Deployment, deployment, workspaces_of
 from datahub_mlflow_source.errors import GivenUpError, RecipeError, ServerError
 from datahub_mlflow_source.ingestion import Ingestion
+from datahub_mlflow_source.mapping.lineage import PlatformNaming
 from datahub_mlflow_source.mapping.rules import Limits, Rules, Web
 from datahub_mlflow_source.mapping.urns import PLATFORM, Naming
 from datahub_mlflow_source.readers.artifacts import Artifacts
@@ -295,6 +296,10 @@ def _rules(config: MlflowSourceConfig, tracking_url: str | None = None, registry
         web=Web(config.base_external_url or tracking_url),
         registry_web=Web(registry_url if registry_url != tracking_url else config.base_external_url or tracking_url),
         platform_of_type=config.source_mapping_to_platform or {},
+        naming_of_platform={
+            platform: PlatformNaming(each.platform_instance, each.env, each.convert_urns_to_lowercase)
+            for platform, each in config.dataset_platform_map.items()
+        },
         code_url_templates=config.code_url_templates,
     )
 

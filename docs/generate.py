@@ -86,7 +86,7 @@ examples.
         """\
 What is made of what MLflow holds.
 """,
-        "stage_tags code_url_templates source_mapping_to_platform materialize_dataset_inputs",
+        "stage_tags code_url_templates dataset_platform_map source_mapping_to_platform materialize_dataset_inputs",
     ),
     Group(
         "Scale",
@@ -353,10 +353,18 @@ def _rows(key: str, node: Node, schema: Node) -> Iterator[Row]:
     yield Row(key, (_type(wanted), _default(node, wanted)), description)
     if "$ref" in wanted.get("items", ()):
         wanted, key = wanted["items"], f"{key}[]"
+    elif "$ref" in _of_each(wanted):
+        wanted, key = _of_each(wanted), f"{key}.<name>"
     if not _is(wanted, "AllowDenyPattern", "DynamicTypedStateProviderConfig") and "$ref" in wanted:
         definition = schema["$defs"][wanted["$ref"].rpartition("/")[2]]
         for child, child_node in definition["properties"].items():
             yield from _rows(f"{key}.{child}", child_node, schema)
+
+
+def _of_each(wanted: Node) -> Node:
+    """What a map whose keys are names holds under each of them."""
+    values = wanted.get("additionalProperties")
+    return values if isinstance(values, dict) else {}
 
 
 def _wanted(node: Node) -> Node:
@@ -383,6 +391,8 @@ def _type(wanted: Node) -> str:
         return f"map of strings to {_type(wanted['additionalProperties'])}s"
     if "$ref" in wanted.get("items", ()):
         return "list of maps, with these keys"
+    if "$ref" in _of_each(wanted):
+        return "map of maps, with these keys"
     name = {"array": "list", "object": "map"}.get(wanted["type"], wanted["type"])
     return f"{name}{_bounds(wanted)}"
 

@@ -102,6 +102,7 @@ def upstream_of(dataset: InputDataset, rules: Rules) -> DatasetUrn | None:
         dataset.input.source_type,
         env=rules.naming.env,
         platform_of_type=rules.platform_of_type,
+        naming_of_platform=rules.naming_of_platform,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from urllib.parse import unquote
 
 from datahub.ingestion.source.bigquery_v2.bigquery_audit import BigqueryTableIdentifier
@@ -25,23 +26,48 @@ class Place:
 
     platform: str
     name: str
+    written: str = ""  # as the source has it, where its connector writes it otherwise by itself
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformNaming:
+    """How a platform's own connector was told to name its datasets; None: as by itself."""
+
+    platform_instance: str | None = None
+    env: str | None = None
+    lower_case: bool | None = None
+
+    def urn(self, place: Place, env: str) -> DatasetUrn:
+        """As `make_dataset_urn_with_platform_instance` of DataHub makes it; `env` is the recipe's."""
+        name = place.written or place.name if self.lower_case is False else place.name
+        name = name.strip().lower() if self.lower_case else name.strip()
+        full = f"{self.platform_instance}.{name}" if self.platform_instance else name
+        return DatasetUrn(place.platform, escaped(full), self.env or env)
+
+
+_BY_ITSELF = PlatformNaming()
 
 
 def real_dataset(
-    source: DatasetSource, source_type: str, *, env: str, platform_of_type: Mapping[str, str]
+    source: DatasetSource,
+    source_type: str,
+    *,
+    env: str,
+    platform_of_type: Mapping[str, str],
+    naming_of_platform: Mapping[str, PlatformNaming] = MappingProxyType({}),
 ) -> DatasetUrn | None:
     """The dataset on its own platform that a source names; None where that isn't certain.
 
     `platform_of_type` is the recipe's `source_mapping_to_platform`: the platform that a source type means. The
     name comes from the source all the same. An address that is no table (s3://…) stays what it is where the
-    mapping names a database.
+    mapping names a database. `naming_of_platform` is its `dataset_platform_map`.
     """
     kind = source_type.strip().lower()
     platform = platform_of_type.get(source_type) or platform_of_type.get(kind)
     place = _mapped(source.location, kind, platform) if platform else _found(source.location, kind)
     if place is None or not place.name.strip("/. "):
         return None
-    urn = DatasetUrn(place.platform, escaped(place.name.strip()), env)
+    urn = naming_of_platform.get(place.platform, _BY_ITSELF).urn(place, env)
     # DataHub refuses a longer one: then the other connector has no such dataset either.
     return urn if encoded_length(str(urn)) <= URN_BYTES else None
 
@@ -137,7 +163,7 @@ def table(platform: str, parts: tuple[str, ...]) -> Place | None:
     if platform == "bigquery":
         return Place(platform, str(BigqueryTableIdentifier(*parts)))  # knows shards: events_20240101 is events
     name = ".".join(parts)
-    return Place(platform, name.lower() if rule and rule.lower else name)
+    return Place(platform, name.lower(), name) if rule and rule.lower else Place(platform, name)
 
 
 def spark_table(parts: tuple[str, ...]) -> Place | None:

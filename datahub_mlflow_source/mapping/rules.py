@@ -19,6 +19,7 @@ from datahub.metadata.schema_classes import (
 )
 from datahub.metadata.urns import Urn
 
+from datahub_mlflow_source.mapping.lineage import PlatformNaming
 from datahub_mlflow_source.mapping.urns import PLATFORM_URN, Naming, platform_instance_urn, user_urn
 from datahub_mlflow_source.records import DEFAULT_WORKSPACE, Tags
 from datahub_mlflow_source.redaction import HIDDEN, is_secret_key, redact
@@ -118,6 +119,7 @@ class Rules:
     registry_web: Web = field(default_factory=Web)  # differs where the registry is another server
     platform_of_type: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
+    naming_of_platform: Mapping[str, PlatformNaming] = field(default_factory=lambda: MappingProxyType({}))
     code_url_templates: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # by host
 
     def with_workspaces(self) -> Rules:

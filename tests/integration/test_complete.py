@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
@@ -220,6 +221,28 @@ def test_children_name_their_parent(ingested: Ingested, content: Content) -> Non
     parent, _ = ingested.named("dataProcessInstance", "parent")
     for child in ("child 1", "child 2"):
         assert _run(ingested, content.runs[child])["dataProcessInstanceRelationships"]["parentInstance"] == parent
+
+
+def test_what_has_no_real_dataset_behind_it_is_listed(ingested: Ingested) -> None:
+    of_runs = {urn for urn in ingested.urns("dataset") if "subTypes" not in ingested.aspects[urn]}
+    without = {urn for urn in of_runs if "upstreamLineage" not in ingested.aspects[urn]}
+    listed = ingested.report.unresolved_datasets
+    assert 0 < listed.total_elements == len(without) < len(of_runs)
+    assert not any(secret in str(listed) for secret in SECRETS)
+
+
+def test_the_recipe_says_how_other_connectors_name_their_datasets(server: MlflowServer, tmp_path: Path) -> None:
+    config = {"tracking_uri": server.url, "dataset_platform_map": {"s3": {"platform_instance": "eu", "env": "dev"}}}
+    found = ingest(config, tmp_path / "out.json")
+    upstreams = {
+        upstream["dataset"]
+        for urn in found.urns("dataset")
+        for upstream in found.aspects[urn].get("upstreamLineage", {}).get("upstreams", [])
+    }
+    of_s3 = {urn for urn in upstreams if ":s3," in urn}
+    assert of_s3
+    assert all(":s3,eu." in urn and urn.endswith(",DEV)") for urn in of_s3)
+    assert all(urn.endswith(",PROD)") for urn in upstreams - of_s3)
 
 
 def test_two_experiments_that_both_log_train_have_two_datasets(ingested: Ingested) -> None:

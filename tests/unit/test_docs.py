@@ -20,6 +20,7 @@ from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.config_blocks import (
     ArtifactStoreConfig,
     DatabaseConfig,
+    DatasetPlatformConfig,
     DeploymentsConfig,
     DeploymentTagsConfig,
     LimitsConfig,
@@ -40,6 +41,7 @@ BLOCKS: dict[str, type[BaseModel]] = {
     "database": DatabaseConfig,
     "limits": LimitsConfig,
     "shard": ShardConfig,
+    "dataset_platform_map": DatasetPlatformConfig,
     "deployments": DeploymentsConfig,
     "deployments.servers": ModelServerConfig,
     "deployments.tags": DeploymentTagsConfig,
@@ -58,7 +60,8 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name in model.model_fields:
         yield f"{prefix}{name}"
         if block := BLOCKS.get(f"{prefix}{name}"):
-            yield from keys(block, f"{prefix}{name}{'[]' if name == 'servers' else ''}.")
+            within = {"servers": "[]", "dataset_platform_map": ".<name>"}.get(name, "")
+            yield from keys(block, f"{prefix}{name}{within}.")
 
 
 # What is generated

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 import pytest
-from datahub.emitter.mce_builder import make_dataset_urn
+from datahub.emitter.mce_builder import make_dataset_urn, make_dataset_urn_with_platform_instance
 from datahub.ingestion.source.aws.s3_util import make_s3_urn_for_lineage
 from datahub.ingestion.source.azure.abs_utils import strip_abs_prefix, to_blob_https_uri
 from datahub.ingestion.source.bigquery_v2.bigquery_audit import BigqueryTableIdentifier
@@ -19,8 +19,10 @@ from datahub.ingestion.source.gcs.gcs_utils import strip_gcs_prefix
 from datahub.ingestion.source.sql.hive.storage_lineage import StoragePathParser
 from datahub.ingestion.source.unity.proxy_types import TableReference
 from datahub.metadata.urns import DatasetUrn
+from pydantic import ValidationError
 
-from datahub_mlflow_source.mapping.lineage import platform_info, real_dataset
+from datahub_mlflow_source.config import MlflowSourceConfig
+from datahub_mlflow_source.mapping.lineage import PlatformNaming, platform_info, real_dataset
 from datahub_mlflow_source.mapping.sources import parse_source
 
 
@@ -422,6 +424,54 @@ class TestTheRecipesMapping:
 
     def test_it_gives_nothing_to_a_dataset_without_a_source(self) -> None:
         assert upstream("code", "s3", tags={}) is None
+
+
+def named(platform: str, source_type: str = "mine", platform_of: str | None = None, **fields: Any) -> str | None:
+    """As `upstream`, with what the recipe says of this platform's connector in `fields["naming"]`."""
+    naming = fields.pop("naming")
+    mapping = {source_type: platform_of} if platform_of else {}
+    source = parse_source(source_type, json.dumps(fields))
+    urn = real_dataset(source, source_type, env="PROD", platform_of_type=mapping, naming_of_platform={platform: naming})
+    return str(urn) if urn else None
+
+
+class TestAsTheConnectorWasTold:
+    """Expected is what the helper gives that all of DataHub's connectors use."""
+
+    def test_an_instance_and_an_env_are_in_the_urn(self) -> None:
+        naming = PlatformNaming(platform_instance="eu", env="QA")
+        assert named("s3", uri="s3://b/k", naming=naming) == make_dataset_urn_with_platform_instance(
+            "s3", "b/k", "eu", "QA"
+        )
+
+    @pytest.mark.parametrize(("lower", "name"), [(None, "a.b.c"), (True, "a.b.c"), (False, "A.b.C")])
+    def test_of_a_connector_that_writes_lower_case_by_itself(self, lower: bool | None, name: str) -> None:
+        naming = PlatformNaming(lower_case=lower)
+        found = named("snowflake", platform_of="snowflake", table="A.b.C", naming=naming)
+        assert found == make_dataset_urn_with_platform_instance("snowflake", name, None)
+
+    @pytest.mark.parametrize(("lower", "name"), [(None, "A.b.C"), (True, "a.b.c"), (False, "A.b.C")])
+    def test_of_one_that_does_not(self, lower: bool | None, name: str) -> None:
+        naming = PlatformNaming(lower_case=lower)
+        found = named("postgres", platform_of="postgres", table="A.b.C", naming=naming)
+        assert found == make_dataset_urn_with_platform_instance("postgres", name, None)
+
+    def test_the_instance_keeps_its_case(self) -> None:
+        naming = PlatformNaming(platform_instance="EU", lower_case=True)
+        found = named("postgres", platform_of="postgres", table="A.B.C", naming=naming)
+        assert found == make_dataset_urn_with_platform_instance("postgres", "a.b.c", "EU")
+
+    def test_other_platforms_are_as_before(self) -> None:
+        naming = PlatformNaming(platform_instance="eu", env="QA", lower_case=True)
+        assert named("snowflake", uri="s3://B/K", naming=naming) == make_dataset_urn("s3", "B/K")
+
+    def test_a_urn_that_is_too_long_with_the_instance_is_none(self) -> None:
+        assert named("s3", uri=f"s3://b/{'k' * 400}", naming=PlatformNaming()) is not None
+        assert named("s3", uri=f"s3://b/{'k' * 400}", naming=PlatformNaming(platform_instance="i" * 100)) is None
+
+    def test_an_unknown_env_is_refused(self) -> None:
+        with pytest.raises(ValidationError, match="no environment"):
+            MlflowSourceConfig.model_validate({"dataset_platform_map": {"s3": {"env": "production!"}}})
 
 
 class TestUrns:

@@ -9,6 +9,7 @@ from datahub.metadata.schema_classes import (
     BaseDataClass,
     ContainerClass,
     DeprecationClass,
+    EvaluationDataClass,
     MLMetricClass,
     MLModelPropertiesClass,
     SourceCodeClass,
@@ -92,13 +93,18 @@ def map_logged_model(
 
 
 def origin(run: Run | None, inputs: Sequence[InputDataset], rules: Rules) -> Iterator[_Aspect]:
-    """By which code and from which datasets a model was made."""
+    """By which code a model was made, from which datasets, and measured on which."""
     code = source_code_url(run.tags, rules.code_url_templates) if run else None
     if code:
         yield SourceCodeClass([SourceCodeUrlClass(SourceCodeUrlTypeClass.TRAINING_PIPELINE_SOURCE_CODE, code)])
-    training = sorted({str(dataset.urn) for dataset in inputs if not is_evaluation(dataset.input)})
+    training, evaluation = (
+        sorted({str(dataset.urn) for dataset in inputs if is_evaluation(dataset.input) is wanted})
+        for wanted in (False, True)
+    )
     if training:
         yield TrainingDataClass([BaseDataClass(urn) for urn in training])
+    if evaluation:
+        yield EvaluationDataClass([BaseDataClass(urn) for urn in evaluation])
 
 
 def superseded(model_id: str, version: MlModelUrn, rules: Rules) -> Entity:

@@ -298,9 +298,9 @@ def test_a_registry_elsewhere_is_asked_for_models_and_the_tracking_server_for_th
             config[key] = registry.url
         found = ingest(config, tmp_path / "out.json")
         asked = {path.removeprefix("/api/2.0/mlflow/").rpartition("/")[2] for _, path in tracking.requests}
-        assert asked == {"search", "version", "MLmodel", "list", "experiment-ids"}
+        assert asked == {"search", "server-info", "version", "MLmodel", "list", "experiment-ids"}
         asked = {path.removeprefix("/api/2.0/mlflow/") for _, path in registry.requests}
-        assert asked == {"registered-models/search", "model-versions/search"}
+        assert asked == {"registered-models/search", "model-versions/search", "/api/3.0/mlflow/server-info"}
         assert list(found.report.failures) == []
         assert found.report.requests_sent == len(tracking.seen) + len(registry.seen)
         assert found.aspects.keys() == ingested.aspects.keys()
@@ -363,12 +363,13 @@ def test_a_handful_of_requests_is_enough_and_none_is_for_one_entity(
     # Each of four evaluation datasets is asked for its experiments: MLflow says it nowhere else.
     of_datasets = [path for path in asked if path.endswith("/experiment-ids")]
     assert len(of_datasets) == len(content.evaluation_datasets) == 4
-    assert found.report.requests_sent == asked.total() == 17 < len(content.runs) + len(content.versions)
+    assert found.report.requests_sent == asked.total() == 18 < len(content.runs) + len(content.versions)
     # The first one only asks whether MLflow is there; runs are two listings, and versions of runs left out one search
     # more; whether there are prompts, one.
     assert {path: count for path, count in asked.items() if path not in of_datasets} == {
         "/api/3.0/mlflow/datasets/search": 2,
         "/api/3.0/mlflow/scorers/list": 1,
+        "/api/3.0/mlflow/server-info": 1,
         "experiments/search": 2,
         "/version": 1,
         "registered-models/search": 2,
@@ -382,7 +383,7 @@ def test_each_model_in_use_costs_one_more(proxy: CountingProxy, read: Read) -> N
     found = read(tracking_uri=proxy.url)
     tally = found.report.model_files
     assert min(tally.read, tally.missing) > 0
-    assert found.report.requests_sent == len(proxy.seen) == 17 + tally.read + tally.missing
+    assert found.report.requests_sent == len(proxy.seen) == 18 + tally.read + tally.missing
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -398,7 +399,7 @@ def test_a_server_that_asks_to_wait_is_waited_for(proxy: CountingProxy, read: Re
     proxy.fail(asked_first, status=status, headers={"Retry-After": "1"})
     found = read(tracking_uri=proxy.url, max_workers=1, include_artifacts="none")
     assert arrived[1] - arrived[0] >= 1  # by itself it waits half a second at most
-    assert found.report.requests_sent == len(proxy.seen) == 17
+    assert found.report.requests_sent == len(proxy.seen) == 18
 
 
 @pytest.mark.parametrize(
@@ -408,7 +409,7 @@ def test_a_server_that_asks_to_wait_is_waited_for(proxy: CountingProxy, read: Re
 def test_an_answer_that_breaks_off_is_asked_for_again(proxy: CountingProxy, read: Read, path: str, after: int) -> None:
     proxy.fail(lambda request: path in request.path, cut_after=after, times=1)
     read(tracking_uri=proxy.url, include_artifacts="none")
-    assert len(proxy.seen) == 18
+    assert len(proxy.seen) == 19
 
 
 def test_so_is_a_model_file(proxy: CountingProxy, read: Read) -> None:

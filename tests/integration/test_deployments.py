@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 import requests
 
@@ -24,15 +24,16 @@ from tests.support.servers import PYTHON, MlflowServer, free_port, guarded, stop
 PROD = Naming()
 
 
-# As small as a model can be.
-MODEL = """\
+# As small as a model can be. In a process of its own, as MLflow warns of it whatever one does.
+SAVE = """\
+import sys
 import mlflow
 
 class Doubles(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input):
         return model_input * 2
 
-mlflow.models.set_model(Doubles())
+mlflow.pyfunc.save_model(sys.argv[1], python_model=Doubles(), pip_requirements=[])
 """
 
 
@@ -64,12 +65,9 @@ def _answers(url: str) -> bool:
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    (folder / "model.py").write_text(MODEL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow wants types of the model
-        mlflow.pyfunc.save_model(str(folder / "doubles"), python_model=str(folder / "model.py"), pip_requirements=[])
-    return folder / "doubles"
+    folder = tmp_path_factory.mktemp("model") / "doubles"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", SAVE, str(folder)], check=True, capture_output=True)
+    return folder
 
 
 def deployment(ingested: Ingested, target: str, name: str) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 from datahub.metadata.schema_classes import (
     ContainerClass,
     DataPlatformInstanceClass,
+    EvaluationDataClass,
     MLModelPropertiesClass,
     SourceCodeClass,
     SubTypesClass,
@@ -300,12 +301,21 @@ def test_what_the_run_was_trained_on_is_the_versions_training_data() -> None:
             {"dataset": "urn:li:dataset:(urn:li:dataPlatform:mlflow,train-99bf2946,PROD)"},
         ]
     }
+    assert aspect(entity, EvaluationDataClass).to_obj() == {
+        "evaluationData": [
+            {"dataset": "urn:li:dataset:(urn:li:dataPlatform:mlflow,measured against-99bf2946,PROD)"},
+            {"dataset": "urn:li:dataset:(urn:li:dataPlatform:mlflow,train-99bf2946,PROD)"},
+        ]
+    }
+    assert_accepted(entity)
 
 
 @pytest.mark.parametrize("context", ["eval", "evaluation", "test", "validation"])
 def test_a_version_that_was_only_evaluated_has_no_training_data(context: str) -> None:
     dataset = make_dataset_input(tags={"mlflow.data.context": context})
-    assert every(version(make_version(), make_run(), RULES, dataset), TrainingDataClass) == []
+    entity = version(make_version(), make_run(), RULES, dataset)
+    assert every(entity, TrainingDataClass) == []
+    assert len(every(entity, EvaluationDataClass)) == 1
 
 
 # Pills: what DataHub shows beside a version in the table of its group

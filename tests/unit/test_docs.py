@@ -86,6 +86,11 @@ def test_the_keys_of_a_pattern_are_on_the_page() -> None:
     assert [key for key in AllowDenyPattern.model_fields if f"| `<pattern>.{key}` |" not in page()] == []
 
 
+def test_the_example_of_deployments_works() -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "mapping.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert MlflowSourceConfig.model_validate(yaml.safe_load(example)).deployments.tags
+
+
 def test_a_key_that_is_in_no_section_stops_the_generation(monkeypatch: pytest.MonkeyPatch) -> None:
     without_limits = [Group(group.title, group.about, group.keys.replace("limits", "")) for group in GROUPS]
     monkeypatch.setattr(docs.generate, "GROUPS", without_limits)

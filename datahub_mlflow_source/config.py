@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from datahub_mlflow_source.addresses import scheme_of, why_no_database, why_not, without_secrets
+from datahub_mlflow_source.addresses import is_web_address, scheme_of, why_no_database, why_not, without_secrets
 from datahub_mlflow_source.config_blocks import (
     ArtifactStoreConfig,
     DatabaseConfig,
@@ -38,6 +38,7 @@ from datahub_mlflow_source.config_blocks import (
     ShardConfig,
     TlsConfig,
     nearest,
+    part_of_urn,
     regexes_compile,
 )
 from datahub_mlflow_source.errors import RecipeError
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from datahub.ingestion.agent.verdicts import Verdict, VerdictContext
 
 WORKSPACE_HEADER = "X-MLFLOW-WORKSPACE"  # names the one that a request is about
-_LONGEST_INSTANCE = 100  # characters: as part of a URN, which has 512 bytes and holds a name too
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _WORKSPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _OF_EACH_REQUEST = frozenset({"connection", "content-length", "transfer-encoding"})
@@ -395,9 +395,12 @@ class MlflowSourceConfig(
                 raise RecipeError(
                     f"`code_url_templates.{host}`: {min(unknown)} is none of {{repository}}, {{commit}}, {{file}}"
                 )
-            if not template.startswith(("http://", "https://", "{repository}")):
-                raise RecipeError(f"`code_url_templates.{host}` must start with {{repository}}, http:// or https://")
-            if "/" in host or ":" in host:
+            address = template.replace("{repository}", "https://host")
+            if not is_web_address(re.sub(r"[{}]", "", address)) or "@" in template:
+                raise RecipeError(
+                    f"`code_url_templates.{host}` must start with {{repository}}, or be an address without a password"
+                )
+            if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", host):
                 raise RecipeError(f"`code_url_templates`: {host!r} is no name of a host, like git.acme.example")
         return templates
 
@@ -413,18 +416,18 @@ class MlflowSourceConfig(
                 )
         return workspaces
 
-    @field_validator("platform_instance")
+    _is_part_of_urn = field_validator("platform_instance")(part_of_urn)
+
+    @field_validator("dataset_platform_map")
     @classmethod
-    def _is_part_of_a_urn(cls, name: str | None) -> str | None:
-        if not name:
-            return None
-        if len(name) > _LONGEST_INSTANCE:
-            raise RecipeError(f"`platform_instance` has {len(name)} characters: {_LONGEST_INSTANCE} are allowed")
-        if name != name.strip() or not name.isprintable() or not set(name).isdisjoint(",()␟"):
-            raise RecipeError(
-                "`platform_instance` is part of URNs: no comma, brackets, control characters, nor blanks at its ends"
-            )
-        return name
+    def _are_platforms(cls, platforms: dict[str, DatasetPlatformConfig]) -> dict[str, DatasetPlatformConfig]:
+        for name in platforms:
+            if not re.fullmatch(r"[a-z][a-z0-9-]*", name) or name == "postgresql":
+                raise RecipeError(
+                    f"`dataset_platform_map`: {name!r} is no platform as DataHub's URNs have them: snowflake, "
+                    "postgres, s3, delta-lake"
+                )
+        return platforms
 
     @field_validator("headers", "headers_secret", mode="before")
     @classmethod

@@ -13,7 +13,8 @@ from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_vali
 
 from datahub_mlflow_source.addresses import is_address, is_web_address
 from datahub_mlflow_source.errors import RecipeError
-from datahub_mlflow_source.redaction import redact
+
+_LONGEST_INSTANCE = 100  # characters: as part of a URN, which has 512 bytes and holds a name too
 
 
 class RecipeModel(ConfigModel):
@@ -43,6 +44,19 @@ def nearest(key: str, known: list[str]) -> str:
     """What to say of an unknown key."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"Did you mean `{near[0]}`?" if near else f"Known keys: {', '.join(sorted(known))}."
+
+
+def part_of_urn(name: str | None) -> str | None:
+    """For platform instances, as a validator."""
+    if not name:
+        return None
+    if len(name) > _LONGEST_INSTANCE:
+        raise RecipeError(f"`platform_instance` has {len(name)} characters: {_LONGEST_INSTANCE} are allowed")
+    if name != name.strip() or not name.isprintable() or not set(name).isdisjoint(",()␟"):
+        raise RecipeError(
+            "`platform_instance` is part of URNs: no comma, brackets, control characters, nor blanks at its ends"
+        )
+    return name
 
 
 def env_of_datahub(env: str | None) -> str | None:
@@ -251,9 +265,10 @@ class DeploymentsConfig(RecipeModel):
     @classmethod
     def _are_addresses(cls, targets: list[str]) -> list[str]:
         for target in targets:
-            if not target.strip() or not target.isprintable() or not is_address(target):
+            if not target.strip() or not target.isprintable() or "@" in target or not is_address(target):
                 raise RecipeError(
-                    f"{redact(target)!r} is no target of MLflow's, like databricks or http://gateway:5000"
+                    "one of them is no target of MLflow's, like databricks or http://gateway:5000 (without user and "
+                    "password: plugins have variables for them)"
                 )
         return [target.strip() for target in targets]
 
@@ -278,6 +293,7 @@ class DatasetPlatformConfig(RecipeModel):
     )
 
     _is_env = field_validator("env")(env_of_datahub)
+    _is_part_of_urn = field_validator("platform_instance")(part_of_urn)
 
 
 class LimitsConfig(RecipeModel):

@@ -141,7 +141,7 @@ class DeploymentWalk:
                 target=keys.target,
                 name=redact(name),
                 status=printable(tag_value(version.tags, keys.status)),
-                url=printable(tag_value(version.tags, keys.url)),
+                url=redact(printable(tag_value(version.tags, keys.url))),
                 workspace=version.workspace,
             )
             urn = str(deployment_urn(told, self._rules.naming))
@@ -155,7 +155,7 @@ class DeploymentWalk:
 
     def all_seen(self) -> None:
         """Once all versions were: what the recipe says is served, and is not there, is told."""
-        for server, address in self._asked_for:
+        for server, address in self._asked_for if not self._unread.versions_missing else ():
             if not self._newest.get(_asked_for(address)):
                 self._report.warning(
                     title="A model server serves no version that is there",

@@ -39,6 +39,7 @@ from datahub_mlflow_source.records import (
     Unreadable,
     in_workspace,
 )
+from datahub_mlflow_source.redaction import redact
 from datahub_mlflow_source.registry_walk import RegistryWalk
 from datahub_mlflow_source.removal import RemovalGuard, datahub_has
 from datahub_mlflow_source.report import MlflowSourceReport, Tally
@@ -46,6 +47,7 @@ from datahub_mlflow_source.run_inputs import RunInputs
 from datahub_mlflow_source.selection import Selection
 from datahub_mlflow_source.state.shards import HeldDataset, ShardState
 from datahub_mlflow_source.superseded import superseded_units
+from datahub_mlflow_source.text import printable
 from datahub_mlflow_source.unread import Unread
 
 T = TypeVar("T")
@@ -339,8 +341,8 @@ class Ingestion:
                 yield from units
             upstream = upstream_of(dataset, self._rules)
             if not upstream:
-                shown = f"{dataset.input.source_type} {dataset.source.display}".strip()
-                self._report.unresolved_datasets.append(f"{dataset.input.name}: {shown[:200]}")
+                shown = f"{dataset.input.name}: {redact(dataset.input.source_type)} {dataset.source.display}"
+                self._report.unresolved_datasets.append(printable(shown[:300]))
             platform = platform_of(upstream) if upstream else None
             if platform:
                 platforms[str(platform.urn)] = platform

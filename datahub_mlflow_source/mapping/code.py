@@ -10,16 +10,21 @@ from urllib.parse import quote, urlsplit
 
 from datahub_mlflow_source.mapping.rules import tag_value
 from datahub_mlflow_source.records import Tags
+from datahub_mlflow_source.redaction import HIDDEN, redact
 
 # git@github.com:acme/churn.git. One letter would be a drive of Windows; an @ further on ends a password.
 _SCP_LIKE = re.compile(r"^(?:[\w.-]+@)?([\w.-]{2,}):(?!/)([^@]+)$")
+_HOST = re.compile(r"[\w.-]+|\[?[0-9a-f:.]+\]?", re.ASCII)
+_AZURE_BY_SSH = {"ssh.dev.azure.com": "dev.azure.com", "vs-ssh.visualstudio.com": "{}.visualstudio.com"}
 _COMMIT = re.compile(r"[0-9a-fA-F]{7,64}")
 # By MLflow's client, and by Databricks, whose jobs may take their code from a repository (`mlflow_tags.py`).
 _REPOSITORY = ("mlflow.source.git.repoURL", "mlflow.databricks.gitRepoUrl")
 _COMMITS = ("mlflow.source.git.commit", "mlflow.databricks.gitRepoCommit")
+_STARTED = ("mlflow.source.type", "mlflow.source.name")
+_LONGEST = 2000  # characters: of any of these tags, as of an address
 _OF_DATABRICKS = "mlflow.databricks.gitRepoRelativePath"
 # What people start, written relative to where they start it.
-_SCRIPT = re.compile(r"(?:\./)?((?:[\w+-][\w.+-]*/){0,20}[\w+-][\w.+-]*\.(?:py|ipynb|r|R|jl|sh|scala|sql|Rmd|qmd))")
+_SCRIPT = re.compile(r"(?:\./)?((?:\.?[\w+-][\w.+-]*/){0,20}[\w+-][\w.+-]*\.(?:py|ipynb|r|R|jl|sh|scala|sql|Rmd|qmd))")
 _FOLDER = re.compile(r"(?:[\w+-][\w.+ -]*/){0,20}[\w+-][\w.+ -]*")
 
 
@@ -46,8 +51,10 @@ def source_code_url(tags: Tags, templates: Mapping[str, str]) -> str | None:
     remote = _first(tags, _REPOSITORY)
     if not remote:
         return None
-    said = tag_value(tags, _OF_DATABRICKS), tag_value(tags, "mlflow.source.type"), tag_value(tags, "mlflow.source.name")
-    return _url(remote, _first(tags, _COMMITS), *said, tuple(templates.items()))
+    said = (_first(tags, _COMMITS), *(tag_value(tags, key) for key in (_OF_DATABRICKS, *_STARTED)))
+    if len(remote) > _LONGEST or any(len(text) > _LONGEST for text in said):
+        return None
+    return _url(remote, *said, tuple(templates.items()))
 
 
 @lru_cache(maxsize=1024)  # many runs are of one commit
@@ -131,8 +138,13 @@ def _first(tags: Tags, keys: tuple[str, ...]) -> str:
 
 
 def _web_address(remote: str) -> str | None:
-    """https://host/path of a git remote in any of git's forms; None for a local path or none at all."""
-    remote = remote.strip()
+    """https://host/path of a git remote in any of git's forms; None for a local path or none at all.
+
+    Whatever may be a credential in it is cut off, or there is no address.
+    """
+    remote = re.split(r"[;&?#]", redact(remote.strip()))[0]
+    if HIDDEN in remote or remote.count("://") > 1:
+        return None
     if "://" not in remote:
         scp_like = _SCP_LIKE.match(remote)
         if not scp_like:
@@ -143,12 +155,16 @@ def _web_address(remote: str) -> str | None:
         host, port = parts.hostname, parts.port
     except ValueError:  # no URL after all
         return None
-    if not host or parts.scheme not in ("http", "https", "ssh", "git"):
+    if not host or not _HOST.fullmatch(host) or parts.scheme not in ("http", "https", "ssh", "git"):
         return None
     kept_port = f":{port}" if port and parts.scheme in ("http", "https") else ""
     host = f"[{host}]" if ":" in host else host
     scheme = "http" if parts.scheme == "http" else "https"
     path = parts.path.rstrip("/").removesuffix(".git")
-    if host == "ssh.dev.azure.com" and (of_azure := re.fullmatch(r"/v3/([^/]+)/([^/]+)/([^/]+)", path)):
-        host, path = "dev.azure.com", f"/{of_azure[1]}/{of_azure[2]}/_git/{of_azure[3]}"
+    of_azure = re.fullmatch(r"/v3/([^/]+)/([^/]+)/([^/]+)", path) if host in _AZURE_BY_SSH else None
+    if of_azure:
+        organisation, project, repository = of_azure.groups()
+        host, path = _AZURE_BY_SSH[host].format(organisation), f"/{project}/_git/{repository}"
+        path = f"/{organisation}{path}" if host == "dev.azure.com" else path
+    host = "github.com" if host == "ssh.github.com" else host
     return f"{scheme}://{host}{kept_port}{quote(path, safe='/%~@+')}"

@@ -18,6 +18,7 @@ from datahub_mlflow_source.addresses import without_secrets
 from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim
 from datahub_mlflow_source.mapping.urns import PLATFORM_URN, deployment_urn, platform_instance_urn, workspace_urn
 from datahub_mlflow_source.records import Experiment, ModelDeployment
+from datahub_mlflow_source.redaction import HIDDEN, redact
 
 # Words of Kubernetes, SageMaker, Databricks and people, without blanks and dashes.
 _WORDS = {
@@ -90,6 +91,7 @@ def _link(deployment: ModelDeployment, rules: Rules) -> str | None:
     if not deployment.url.startswith(("http://", "https://")):
         return None
     try:
-        return without_secrets(deployment.url)
+        link = redact(without_secrets(deployment.url))
     except ValueError:
         return None
+    return None if HIDDEN in link else link

@@ -39,10 +39,10 @@ class PlatformNaming:
 
     def urn(self, place: Place, env: str) -> DatasetUrn:
         """As `make_dataset_urn_with_platform_instance` of DataHub makes it; `env` is the recipe's."""
-        name = place.written or place.name if self.lower_case is False else place.name
-        name = name.strip().lower() if self.lower_case else name.strip()
+        name = (place.written or place.name if self.lower_case is False else place.name).strip()
         full = f"{self.platform_instance}.{name}" if self.platform_instance else name
-        return DatasetUrn(place.platform, escaped(full), self.env or env)
+        # The framework's `auto_lowercase_urns` doesn't spare the instance.
+        return DatasetUrn(place.platform, escaped(full.lower() if self.lower_case else full), self.env or env)
 
 
 _BY_ITSELF = PlatformNaming()

@@ -168,7 +168,7 @@ class RestWorkspaces:
         except ServerError as error:
             if error.status is None or error.status in _PASSING:
                 raise
-            if error.status in (404, 405, 501) and not self._is_new():
+            if error.status in (404, 405, 501) and not self._is_new(server):
                 return False
             said = str(error)
         else:
@@ -184,9 +184,10 @@ class RestWorkspaces:
             )
         return False
 
-    def _is_new(self) -> bool:
+    def _is_new(self, server: MlflowHttp) -> bool:
         """3.9 or newer, which says whether it has workspaces; False where it doesn't say what it is, as Databricks."""
-        parts = (self._version or "").split(".")
+        version = self._version if server is self._servers[0] else server.version()
+        parts = (version or "").split(".")
         return len(parts) > 1 and all(part.isdecimal() for part in parts[:2]) and tuple(map(int, parts[:2])) >= (3, 9)
 
     def doubt(self) -> str | None:

@@ -43,7 +43,9 @@ _CREATED = ("creation_timestamp", "created_at", "CreationTime")
 _UPDATED = ("last_updated_timestamp", "updated_at", "LastModifiedTime")
 _MODEL = ("models:/", "runs:/")
 # Of a name anywhere in what a plugin tells: more than needs be is hidden rather than less.
-_HIDDEN = re.compile(r"pass|pwd|secret|token|key|auth|cred|bearer|jwt|cookie|header|sas|sign|env", re.IGNORECASE)
+_HIDDEN = re.compile(
+    r"pass|pwd|secret|token|key|auth|cred|bearer|jwt|cookie|header|sas|sign|env|dsn|conn|\Apat\Z", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +197,14 @@ def _first(fields: Mapping[str, Any], keys: Iterable[str]) -> str:
 def _shown(value: Any, texts: list[str], depth: int = 0) -> Any:
     """What may be shown of it, as JSON has it; all texts in it are added to `texts`."""
     if isinstance(value, Mapping) and depth < _DEEPEST:
+        if "value" in value and any(_HIDDEN.search(_text(value.get(key))) for key in ("key", "name")):
+            return HIDDEN  # {"name": "DB_PASSWORD", "value": …}
         found = {}
         for key, inner in islice(value.items(), _MOST_SAID):
             hidden = bool(_HIDDEN.search(_text(key)))
-            found[_text(key)] = HIDDEN if hidden and inner not in (None, "", 0) else _shown(inner, texts, depth + 1)
+            found[redact(_text(key))] = (
+                HIDDEN if hidden and inner not in (None, "", 0) else _shown(inner, texts, depth + 1)
+            )
         return found
     if isinstance(value, (list, tuple, set)) and depth < _DEEPEST:
         return [_shown(inner, texts, depth + 1) for inner in islice(value, _MOST_SAID)]

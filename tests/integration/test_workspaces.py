@@ -375,6 +375,14 @@ def test_a_registry_of_its_own_has_workspaces_of_its_own(
     assert found.report.models.read == len(content.models)
 
 
+def test_an_older_registry_beside_a_newer_server_is_known_to_have_none(small: MlflowServer, tmp_path: Path) -> None:
+    with CountingProxy(small.url) as registry:
+        registry.fail(lambda request: request.path.startswith(SERVER_INFO), **UNKNOWN["hidden"])
+        registry.fail(lambda request: request.path == "/version", status=200, body="2.22.5")
+        config = {"tracking_uri": small.url, "registry_uri": registry.url}
+        assert not ingest(config, tmp_path / "out.json").report.warnings
+
+
 def test_nothing_of_the_default_one_is_sent_where_it_is_not_read(shared: Shared, tmp_path: Path) -> None:
     for found in (
         shared.rest(tmp_path / "rest.json", workspaces=[TEAM]),

@@ -176,8 +176,9 @@ def test_the_file_is_shown_at_its_commit(remote: str, page: str) -> None:
         "a.py\n": "tree/{}",
         "pytest": "tree/{}",
         "": "tree/{}",
-        "x" * 100_000 + ".py": "blob/{}/" + "x" * 100_000 + ".py",
-        "a/" * 100_000: "tree/{}",
+        ".github/x.py": "blob/{}/.github/x.py",
+        "..": "tree/{}",
+        "a/" * 900: "tree/{}",
     }.items(),
     ids=lambda value: value[:30],
 )
@@ -215,6 +216,43 @@ def test_of_an_odd_address_the_repository_is_shown(remote: str) -> None:
     assert url(remote, COMMIT) == remote
 
 
+@pytest.mark.parametrize(
+    "remote",
+    [
+        "https://github.com/acme/churn&access_token=hunter2",
+        "https://github.com/acme/churn.git;token=hunter2",
+        "https://github.com/password=hunter2",
+        "https://github.com/https://u:hunter2@github.com/acme",
+        "https://github.com/acme/churn#token=hunter2",
+    ],
+)
+def test_no_credential_behind_the_host_goes_out(remote: str) -> None:
+    assert "hunter2" not in str(url(remote, COMMIT))
+    assert "hunter2" not in str(url(remote))
+
+
+@pytest.mark.parametrize("remote", ['https://github.com"><x/a', "https://git hub.com/a", "https://github.com\x00/a"])
+def test_what_is_no_host_gives_no_address(remote: str) -> None:
+    assert url(remote, COMMIT) is None
+
+
+def test_tags_without_end_give_no_address() -> None:
+    assert url(f"{GITHUB}/{'x' * 1_000_000}", COMMIT) is None
+    assert url(GITHUB, COMMIT, None, {**SCRIPT, "mlflow.source.name": "x" * 1_000_000}) is None
+
+
+@pytest.mark.parametrize(
+    ("remote", "repository"),
+    {
+        "ssh://git@ssh.github.com:443/acme/churn.git": GITHUB,
+        "acme@vs-ssh.visualstudio.com:v3/acme/ml/churn": "https://acme.visualstudio.com/ml/_git/churn",
+        "https://[2001:db8::1]/acme/churn": "https://[2001:db8::1]/acme/churn",
+    }.items(),
+)
+def test_hosts_for_ssh_alone_have_pages_elsewhere(remote: str, repository: str) -> None:
+    assert url(remote) == repository
+
+
 def test_a_template_is_for_its_host_alone() -> None:
     templates = {"acme.example": "{repository}/at/{commit}/{file}"}
     assert url("https://git.acme.example/churn", COMMIT, templates) == f"https://git.acme.example/churn/at/{COMMIT}"
@@ -227,6 +265,10 @@ def test_a_template_is_for_its_host_alone() -> None:
         ("git.acme.example", "{repository}/{branch}", "{branch}"),
         ("git.acme.example", "javascript:{file}", "must start"),
         ("https://git.acme.example", "{repository}", "no name of a host"),
+        ("", "{repository}", "no name of a host"),
+        ("*.acme", "{repository}", "no name of a host"),
+        ("git.acme.example", "https://u:hunter2@code/{file}", "without a password"),
+        ("git.acme.example", "https://", "must start"),
     ],
 )
 def test_a_template_that_leads_nowhere_is_refused(host: str, template: str, said: str) -> None:

@@ -158,6 +158,12 @@ class TestTags:
         assert "s3cr3t" not in str(properties)
         assert report.deployments.sent == 1
 
+    @pytest.mark.parametrize("address", ["http://h/x;token=s3cr3t", "http://h/?token=s3cr3t", "http://u:s3cr3t@h/"])
+    def test_no_credential_is_in_its_address(self, address: str) -> None:
+        made, _, _ = walk(tags=TAGS)
+        made.saw(make_version(tags={"served as": "eu", "served at": address}))
+        assert "s3cr3t" not in str(mapped(made))
+
     def test_several_names_are_several_deployments(self) -> None:
         made, _, _ = walk(tags=TAGS)
         assert served(made, make_version(tags={"served as": "eu, us,"})) == {"1": ["kubernetes.eu", "kubernetes.us"]}
@@ -543,6 +549,9 @@ class TestTargets:
             {"config": {"openai_api_key": "s3cr3t"}},
             {"headers": {"X-Auth": "s3cr3t"}},
             {"env": [{"name": "DB_PASSWORD", "value": "s3cr3t"}]},
+            {"tags": [{"key": "password", "value": "s3cr3t"}]},
+            {"pat": "s3cr3t", "dsn": "s3cr3t"},
+            {"x_https://u:s3cr3t@h/": 1},
             {"deep": [{"credentials": {"a": "s3cr3t"}}, {"jwt": "s3cr3t"}]},
             {"text": "https://ada:s3cr3t@host/?token=s3cr3t"},
         ],
@@ -567,6 +576,7 @@ class TestRecipe:
         [
             ({"targets": [""]}, "no target"),
             ({"targets": ["http://["]}, "no target"),
+            ({"targets": ["redisai:ada:s3cr3t@h"]}, "no target"),
             ({"servers": [{"name": "a", "url": "churn:80"}]}, "must be like http"),
             ({"servers": [{"name": "a", "url": "http://["}]}, "must be like http"),
             ({"servers": [{"name": "a", "url": "http://a/ b"}]}, "must be like http"),
@@ -582,6 +592,7 @@ class TestRecipe:
         with pytest.raises(ValidationError) as refused:
             MlflowSourceConfig.model_validate({"include_deployments": True, "deployments": deployments})
         assert said in str(refused.value)
+        assert "s3cr3t" not in str(refused.value)
 
     def test_without_the_switch_it_is_refused(self) -> None:
         with pytest.raises(ValidationError, match="include_deployments"):

@@ -19,6 +19,7 @@ from datahub.ingestion.source.gcs.gcs_utils import strip_gcs_prefix
 from datahub.ingestion.source.sql.hive.storage_lineage import StoragePathParser
 from datahub.ingestion.source.unity.proxy_types import TableReference
 from datahub.metadata.urns import DatasetUrn
+from datahub.utilities.urns.urn_iter import lowercase_dataset_urn
 from pydantic import ValidationError
 
 from datahub_mlflow_source.config import MlflowSourceConfig
@@ -456,10 +457,32 @@ class TestAsTheConnectorWasTold:
         found = named("postgres", platform_of="postgres", table="A.b.C", naming=naming)
         assert found == make_dataset_urn_with_platform_instance("postgres", name, None)
 
-    def test_the_instance_keeps_its_case(self) -> None:
+    def test_lower_case_is_of_the_instance_too(self) -> None:
+        """As the framework's processor has it, which a recipe with that key switches on."""
         naming = PlatformNaming(platform_instance="EU", lower_case=True)
         found = named("postgres", platform_of="postgres", table="A.B.C", naming=naming)
-        assert found == make_dataset_urn_with_platform_instance("postgres", "a.b.c", "EU")
+        assert found == lowercase_dataset_urn(make_dataset_urn_with_platform_instance("postgres", "A.B.C", "EU"))
+        naming = PlatformNaming(platform_instance="EU")
+        found = named("postgres", platform_of="postgres", table="A.B.C", naming=naming)
+        assert found == make_dataset_urn_with_platform_instance("postgres", "A.B.C", "EU")
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"Snowflake": {}},
+            {"postgresql": {}},
+            {"urn:li:dataPlatform:s3": {}},
+            {"": {}},
+            {"s3": {"platform_instance": "a,b"}},
+            {"s3": {"platform_instance": " "}},
+            {"s3": {"platform_instance": "i" * 101}},
+            {"s3": {"instance": "eu"}},
+        ],
+        ids=str,
+    )
+    def test_what_would_never_match_is_refused(self, wrong: dict[str, Any]) -> None:
+        with pytest.raises(ValidationError):
+            MlflowSourceConfig.model_validate({"dataset_platform_map": wrong})
 
     def test_other_platforms_are_as_before(self) -> None:
         naming = PlatformNaming(platform_instance="eu", env="QA", lower_case=True)

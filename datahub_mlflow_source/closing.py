@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from datahub.emitter.mcp import MetadataChangeProposalWrapper
 from datahub.ingestion.api.workunit import MetadataWorkUnit
+from datahub.metadata.urns import DatasetUrn
+from datahub.utilities.urns.urn import guess_entity_type
 
 from datahub_mlflow_source.errors import RecipeError
 from datahub_mlflow_source.mapping.rules import alive
@@ -15,7 +17,7 @@ from datahub_mlflow_source.mapping.urns import logged_model_urn
 from datahub_mlflow_source.outgoing import Outgoing
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.source import MlflowSource
-from datahub_mlflow_source.state.shards import NEEDED, HeldDataset, ShardState, left_behind
+from datahub_mlflow_source.state.shards import NEEDED, Held, ShardState, left_behind
 from datahub_mlflow_source.superseded import superseded_units
 
 logger = logging.getLogger(__name__)
@@ -24,7 +26,9 @@ _TRIED_AGAIN_AFTER_SECONDS = (2, 5, 10)
 
 
 class ClosingSource(MlflowSource):
-    """Sends the datasets, and removes what is gone, over the union of all shards. Reads nothing of MLflow.
+    """Sends what runs say about datasets and tasks, and removes what is gone, over the union of all shards.
+
+    Reads nothing of MLflow.
 
     Attributes:
         count: how many shards there are.
@@ -55,7 +59,7 @@ class ClosingSource(MlflowSource):
                 message="What they concern stays as it was. Its own report says more.",
                 context=f"{failed} of {self.count}",
             )
-        yield from self._datasets(states)
+        yield from self._said_by_runs(states)
         if not states:
             return
         guard = RemovalGuard(self.config.stateful_ingestion, self.state_provider, self.ctx, self.report)
@@ -110,15 +114,18 @@ class ClosingSource(MlflowSource):
         outgoing = Outgoing(self.report, guard, says_status=self.ctx.graph is None)
         return superseded_units(registered, self._rules, outgoing, self.ctx.graph)
 
-    def _datasets(self, states: Iterable[ShardState]) -> Iterable[MetadataWorkUnit]:
+    def _said_by_runs(self, states: Iterable[ShardState]) -> Iterable[MetadataWorkUnit]:
         """Each as the latest run has it, whichever shard's that is."""
-        latest: dict[str, HeldDataset] = {}
+        latest: dict[str, Held] = {}
         for state in states:
-            for urn, held in state.datasets.items():
+            for urn, held in state.held.items():
                 if urn not in latest or latest[urn].said_at < held.said_at:
                     latest[urn] = held
-        for held in (latest[urn] for urn in sorted(latest)):
-            self.report.datasets.read += 1
+        for urn, held in sorted(latest.items()):
+            is_dataset = guess_entity_type(urn) == DatasetUrn.ENTITY_TYPE
+            tally = self.report.datasets if is_dataset else self.report.tasks
+            tally.read += 1
             for proposal in held.proposals:
-                yield MetadataChangeProposalWrapper.from_obj_require_wrapper(proposal).as_workunit()
-            self.report.datasets.sent += 1
+                wrapper = MetadataChangeProposalWrapper.from_obj_require_wrapper(proposal)
+                yield wrapper.as_workunit(is_primary_source=is_dataset)
+            tally.sent += 1

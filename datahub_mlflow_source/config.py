@@ -25,15 +25,13 @@ from pydantic import (
     model_validator,
 )
 
-from datahub_mlflow_source.addresses import is_web_address, scheme_of, why_no_database, why_not, without_secrets
+from datahub_mlflow_source.addresses import scheme_of, why_no_database, why_not, without_secrets
 from datahub_mlflow_source.config_blocks import (
     ArtifactStoreConfig,
     DatabaseConfig,
-    DatasetPlatformConfig,
     DeploymentsConfig,
     LimitsConfig,
     LoggedModelsConfig,
-    RecipeModel,
     RemovalConfig,
     ShardConfig,
     TlsConfig,
@@ -41,6 +39,8 @@ from datahub_mlflow_source.config_blocks import (
     part_of_urn,
     regexes_compile,
 )
+from datahub_mlflow_source.config_lineage import LineageConfig
+from datahub_mlflow_source.config_meaning import MeaningConfig
 from datahub_mlflow_source.errors import RecipeError
 
 try:
@@ -61,7 +61,8 @@ class MlflowSourceConfig(
     StatefulIngestionConfigBase,  # type: ignore[type-arg] # with one, the framework takes no subclass of it
     EnvConfigMixin,
     PlatformInstanceConfigMixin,
-    RecipeModel,
+    LineageConfig,
+    MeaningConfig,
 ):
     """`source.config` of a recipe with `type: datahub-mlflow-source`."""
 
@@ -266,35 +267,6 @@ class MlflowSourceConfig(
     )
     limits: LimitsConfig = Field(default_factory=LimitsConfig, description="How much of one entity is sent to DataHub.")
 
-    # --- meaning ---
-    stage_tags: bool = Field(
-        default=True,
-        description="Gives versions in stage Production, Staging or Archived a tag of DataHub, "
-        "`mlflow_production` and so on, beside the tags that people gave them there.",
-    )
-    code_url_templates: dict[str, str] = Field(
-        default_factory=dict,
-        description="Where people read code, by the host of the git repository, for hosts that the connector doesn't "
-        "know: `{git.acme.example: '{repository}/tree/{commit}/{file}'}`. Known are GitHub, GitLab, Bitbucket, Azure "
-        "DevOps and Gitea, also of a company's own, where the name of the host tells.",
-    )
-    dataset_platform_map: dict[str, DatasetPlatformConfig] = Field(
-        default_factory=dict,
-        description="By platform, how its own connector names the datasets that runs read, where not by its defaults: "
-        "`{snowflake: {platform_instance: eu, convert_urns_to_lowercase: false}}`. Keys of each: `platform_instance`, "
-        "`env`, `convert_urns_to_lowercase`, with the values of that connector's recipe.",
-    )
-    source_mapping_to_platform: dict[str, str] | None = Field(
-        default=None,
-        description="For source types of MLflow datasets that the connector doesn't know: the DataHub platform that "
-        "the real dataset is on, for instance `{teradata_table: teradata}`. Its name comes from the source.",
-    )
-    materialize_dataset_inputs: bool | None = Field(
-        default=None,
-        description="Accepted for recipes of the built-in source. Has no effect: datasets on other platforms are "
-        "linked to, and left to the connectors that own them.",
-    )
-
     # --- scale ---
     shard: ShardConfig | None = Field(
         default=None, description="Does only a part of the work, where several processes share it."
@@ -386,24 +358,6 @@ class MlflowSourceConfig(
             self._base_external_url_was_cleaned = "@" in given.netloc or bool(given.query)
         return self
 
-    @field_validator("code_url_templates")
-    @classmethod
-    def _lead_to_pages(cls, templates: dict[str, str]) -> dict[str, str]:
-        for host, template in templates.items():
-            unknown = set(re.findall(r"\{[^}]*\}", template)) - {"{repository}", "{commit}", "{file}"}
-            if unknown:
-                raise RecipeError(
-                    f"`code_url_templates.{host}`: {min(unknown)} is none of {{repository}}, {{commit}}, {{file}}"
-                )
-            address = template.replace("{repository}", "https://host")
-            if not is_web_address(re.sub(r"[{}]", "", address)) or "@" in template:
-                raise RecipeError(
-                    f"`code_url_templates.{host}` must start with {{repository}}, or be an address without a password"
-                )
-            if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", host):
-                raise RecipeError(f"`code_url_templates`: {host!r} is no name of a host, like git.acme.example")
-        return templates
-
     @field_validator("workspaces")
     @classmethod
     def _are_names(cls, workspaces: list[str] | None) -> list[str] | None:
@@ -417,17 +371,6 @@ class MlflowSourceConfig(
         return workspaces
 
     _is_part_of_urn = field_validator("platform_instance")(part_of_urn)
-
-    @field_validator("dataset_platform_map")
-    @classmethod
-    def _are_platforms(cls, platforms: dict[str, DatasetPlatformConfig]) -> dict[str, DatasetPlatformConfig]:
-        for name in platforms:
-            if not re.fullmatch(r"[a-z][a-z0-9-]*", name) or name == "postgresql":
-                raise RecipeError(
-                    f"`dataset_platform_map`: {name!r} is no platform as DataHub's URNs have them: snowflake, "
-                    "postgres, s3, delta-lake"
-                )
-        return platforms
 
     @field_validator("headers", "headers_secret", mode="before")
     @classmethod

@@ -46,6 +46,13 @@ def nearest(key: str, known: list[str]) -> str:
     return f"Did you mean `{near[0]}`?" if near else f"Known keys: {', '.join(sorted(known))}."
 
 
+def map_like(values: Any, key: str, example: str) -> Any:
+    """For keys whose values are maps of maps, as a validator: says how they look."""
+    if not isinstance(values, dict):
+        raise RecipeError(f"`{key}` must be like {example}")
+    return values
+
+
 def part_of_urn(name: str | None) -> str | None:
     """For platform instances, as a validator."""
     if not name:
@@ -69,13 +76,18 @@ def env_of_datahub(env: str | None) -> str | None:
 def regexes_compile(pattern: AllowDenyPattern) -> AllowDenyPattern:
     """For patterns, as a validator."""
     for expression in [*pattern.allow, *pattern.deny]:
-        try:
-            re.compile(expression)
-        except re.error as error:
-            raise RecipeError(
-                f"{expression!r} is no regular expression: {error}. (These are not globs: `.*` matches anything.)"
-            ) from error
+        regex_compiles(expression)
     return pattern
+
+
+def regex_compiles(expression: str) -> None:
+    """Raises RecipeError."""
+    try:
+        re.compile(expression)
+    except re.error as error:
+        raise RecipeError(
+            f"{expression!r} is no regular expression: {error}. (These are not globs: `.*` matches anything.)"
+        ) from error
 
 
 class TlsConfig(RecipeModel):
@@ -279,21 +291,6 @@ class DeploymentsConfig(RecipeModel):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise RecipeError(f"two servers are called {twice[0]!r}: they would be one in DataHub")
         return servers
-
-
-class DatasetPlatformConfig(RecipeModel):
-    """How the connector of one platform was told to name its datasets: as in its own recipe."""
-
-    platform_instance: str | None = Field(default=None, description="Its `platform_instance`.")
-    env: str | None = Field(default=None, description="Its `env`, where that is not ours.")
-    convert_urns_to_lowercase: bool | None = Field(
-        default=None,
-        description="Whether it writes names in lower case. Without, as its connector does by itself; with false, as "
-        "the run logged them.",
-    )
-
-    _is_env = field_validator("env")(env_of_datahub)
-    _is_part_of_urn = field_validator("platform_instance")(part_of_urn)
 
 
 class LimitsConfig(RecipeModel):

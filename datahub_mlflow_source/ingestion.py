@@ -7,21 +7,20 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar, get_args
 
-from datahub.emitter.mcp import MetadataChangeProposalWrapper
 from datahub.ingestion.graph.client import DataHubGraph
 
 from datahub_mlflow_source.deployments import DeploymentWalk
+from datahub_mlflow_source.governance import Governance
 from datahub_mlflow_source.histories import MetricHistories
 from datahub_mlflow_source.mapping.datasets import (
     InputDataset,
-    map_dataset,
-    platform_of,
-    upstream_of,
 )
 from datahub_mlflow_source.mapping.experiments import map_experiment, map_registry, map_workspace
+from datahub_mlflow_source.mapping.governance import Meanings
 from datahub_mlflow_source.mapping.rules import Entity, Rules, alive
 from datahub_mlflow_source.mapping.runs import map_run
 from datahub_mlflow_source.mapping.stages import stage_tags
+from datahub_mlflow_source.mapping.subjects import subject_of_experiment
 from datahub_mlflow_source.mapping.urns import experiment_urn, registry_urn, run_urn, workspace_urn
 from datahub_mlflow_source.measure_walk import MeasureWalk
 from datahub_mlflow_source.model_files import ModelFiles
@@ -39,15 +38,13 @@ from datahub_mlflow_source.records import (
     Unreadable,
     in_workspace,
 )
-from datahub_mlflow_source.redaction import redact
 from datahub_mlflow_source.registry_walk import RegistryWalk
 from datahub_mlflow_source.removal import RemovalGuard, datahub_has
 from datahub_mlflow_source.report import MlflowSourceReport, Tally
-from datahub_mlflow_source.run_inputs import RunInputs
+from datahub_mlflow_source.said_by_runs import SaidByRuns
 from datahub_mlflow_source.selection import Selection
-from datahub_mlflow_source.state.shards import HeldDataset, ShardState
+from datahub_mlflow_source.state.shards import ShardState
 from datahub_mlflow_source.superseded import superseded_units
-from datahub_mlflow_source.text import printable
 from datahub_mlflow_source.unread import Unread
 
 T = TypeVar("T")
@@ -62,6 +59,7 @@ class Ingestion:
         artifacts: Artifacts | None,
         serving: Serving,
         rules: Rules,
+        meanings: Meanings,
         selection: Selection,
         guard: RemovalGuard,
         report: MlflowSourceReport,
@@ -75,8 +73,6 @@ class Ingestion:
         self._graph = graph
         self._workspaces = reader.workspaces() or []
         self._experiments: dict[str, Experiment] = {}
-        self._run_inputs = RunInputs()
-        self._inputs_of: tuple[Run | None, Sequence[InputDataset]] = None, ()
         self._registry = registry_urn(rules.naming)
         self._shard = selection.runs.shard
         # Of what is sent once for all shards, the first one's.
@@ -84,6 +80,8 @@ class Ingestion:
         self._state = ShardState()
         self._unread = Unread(report, guard, rules.naming)
         self._outgoing = Outgoing(report, guard, says_status=graph is None)
+        self._said = SaidByRuns(*(rules, self._outgoing, report, graph, self._state), hold=selection.hold_said_by_runs)
+        self._governance = Governance(meanings, selection, self._outgoing, report, graph)
         self._files = ModelFiles(artifacts, report, selection.artifacts_at_once) if artifacts else None
         wanted = selection.metric_history
         self._histories = MetricHistories(reader, wanted, report) if wanted else None
@@ -96,7 +94,7 @@ class Ingestion:
             else None
         )
         self._made = RegistryWalk(
-            *(rules, selection, self._outgoing, guard, report, self._unread, self._state),
+            *(rules, selection, self._outgoing, self._governance, guard, report, self._unread, self._state),
             *(self._files, self._inputs, self._deployments, self._experiments.__getitem__),
         )
 
@@ -109,7 +107,7 @@ class Ingestion:
             self._made.close()
             if self._files:
                 self._files.close()
-            self._run_inputs.close()
+            self._said.close()
 
     def _heed_doubt(self) -> None:
         """Whether all of MLflow is before us."""
@@ -135,6 +133,7 @@ class Ingestion:
 
     def _stages(self) -> Units:
         with self._report.new_stage("Experiments"):
+            yield from self._governance.definitions()
             if self._leads:
                 yield from self._stage_tags()
                 yield from self._all_workspaces()
@@ -160,12 +159,16 @@ class Ingestion:
         with self._report.new_stage("Logged models of other runs or none"):
             yield from self._made.logged_models_left()
         with self._report.new_stage("Datasets"):
-            yield from self._all_datasets()
+            yield from self._said.datasets()
+        with self._report.new_stage("Workflows"):
+            yield from self._said.tasks()
+        yield from self._said.platforms()
         if self._leads:
             with self._report.new_stage("Registered models"):
                 yield from self._made.models(self._registry)
                 if self._deployments:
                     yield from self._deployments.work_units(self._experiments)
+        yield from self._governance.rest()
         if self._shard == WHOLE:
             registered = {} if self._guard.collects else self._state.registered
             yield from superseded_units(registered, self._rules, self._outgoing, self._graph)
@@ -175,11 +178,9 @@ class Ingestion:
 
     def _stage_tags(self) -> Units:
         for tag in stage_tags() if self._selection.stage_tags else ():
-            if datahub_has(self._graph, str(tag.urn)):
-                # People may have given it another text or colour, which are not ours to replace.
-                yield from self._outgoing.work_units(Entity(tag.urn, [alive()]))
-            else:
-                yield from self._outgoing.work_units(tag)
+            # People may have given it another text or colour, which are not ours to replace.
+            tag = Entity(tag.urn, [alive()]) if datahub_has(self._graph, str(tag.urn)) else tag
+            yield from self._outgoing.not_ours_alone(tag)
 
     def _all_workspaces(self) -> Units:
         tally = self._report.workspaces
@@ -206,12 +207,12 @@ class Ingestion:
                 continue
             if not self._leads:
                 continue
-            yield from self._outgoing.send(
-                tally,
-                experiment.name,
-                partial(experiment_urn, experiment.name, self._rules.naming, experiment.workspace),
-                partial(map_experiment, experiment, self._measured.of_experiment(experiment), self._rules),
-            )
+            make_urn = partial(experiment_urn, experiment.name, self._rules.naming, experiment.workspace)
+            mapped = partial(map_experiment, experiment, self._measured.of_experiment(experiment), self._rules)
+            sent = tally.sent
+            yield from self._outgoing.send(tally, experiment.name, make_urn, mapped)
+            if tally.sent > sent:
+                yield from self._governance.units(make_urn(), partial(subject_of_experiment, experiment))
         if self._workspaces and self._workspaces[0].name != DEFAULT_WORKSPACE:  # nothing of the registry's own is read
             self._registry = workspace_urn(self._workspaces[0].name, self._rules.naming)
             return
@@ -316,7 +317,8 @@ class Ingestion:
             versions, logged_models = self._made.made_by(run)
             experiment = self._experiments[run.experiment_id]
             used = self._made.models_used_by(run, logged_models)
-            return map_run(run, experiment, versions, logged_models, self._inputs(run), used, self._rules)
+            task = self._said.task(run, experiment, versions)
+            return map_run(run, experiment, versions, logged_models, self._inputs(run), used, self._rules, task)
 
         make_urn = partial(run_urn, run.run_id, self._rules.naming)
         yield from self._outgoing.send(tally, run.run_id, make_urn, mapped)
@@ -326,36 +328,6 @@ class Ingestion:
 
     def _made_by(self, run: Run, *, run_is_sent: bool) -> Units:
         yield from self._made.of_run(run, self._registry, run_is_sent=run_is_sent)
-
-    def _all_datasets(self) -> Units:
-        hold = self._selection.hold_datasets
-        tally = Tally() if hold else self._report.datasets
-        platforms: dict[str, Entity] = {}
-        for said_at, dataset in self._run_inputs:
-            tally.read += 1
-            mapped = partial(map_dataset, dataset, self._rules)
-            units = self._outgoing.send(tally, dataset.input.name, partial(getattr, dataset, "urn"), mapped)
-            if hold:
-                self._hold(str(dataset.urn), said_at, units)
-            else:
-                yield from units
-            upstream = upstream_of(dataset, self._rules)
-            if not upstream:
-                shown = f"{dataset.input.name}: {redact(dataset.input.source_type)} {dataset.source.display}"
-                self._report.unresolved_datasets.append(printable(shown[:300]))
-            platform = platform_of(upstream) if upstream else None
-            if platform:
-                platforms[str(platform.urn)] = platform
-        for urn, platform in sorted(platforms.items()):
-            if not datahub_has(self._graph, urn):
-                for aspect in platform.aspects:
-                    proposal = MetadataChangeProposalWrapper(entityUrn=urn, aspect=aspect)
-                    yield proposal.as_workunit(is_primary_source=False)
-
-    def _hold(self, urn: str, said_at: tuple[int, str], units: Units) -> None:
-        proposals = [u.metadata.to_obj() for u in units if isinstance(u.metadata, MetadataChangeProposalWrapper)]
-        if proposals:
-            self._state.datasets[urn] = HeldDataset(start_time=said_at[0], run_id=said_at[1], proposals=proposals)
 
     # --- how ---
 
@@ -367,12 +339,8 @@ class Ingestion:
         return {id_: experiment.name for id_, experiment in self._experiments.items()}
 
     def _inputs(self, run: Run) -> Sequence[InputDataset]:
-        """The run's datasets: asked for by the run, and then by each model that it made."""
-        if not self._selection.include_datasets:
-            return []
-        if self._inputs_of[0] is not run:
-            self._inputs_of = run, self._run_inputs.of(run, self._experiments[run.experiment_id], self._rules)
-        return self._inputs_of[1]
+        wanted = self._selection.include_datasets
+        return self._said.inputs(run, self._experiments[run.experiment_id]) if wanted else []
 
     def _read(self, records: Iterator[T | Unreadable], tally: Tally | None) -> Iterator[T]:
         """What could be read; the rest goes into the report."""

@@ -30,8 +30,13 @@ class Outgoing:
         """`says_status`: where no server is known, to which the framework would say it by a patch."""
         self._report, self._guard, self._says_status = report, guard, says_status
 
-    def send(self, tally: Tally, name: str, urn: Callable[[], Urn], mapped: Callable[[], Entity]) -> Units:
-        """The boundary behind which one odd entity stays: it goes out whole, or not at all and is kept alive."""
+    def send(
+        self, tally: Tally, name: str, urn: Callable[[], Urn], mapped: Callable[[], Entity], *, alone: bool = True
+    ) -> Units:
+        """The boundary behind which one odd entity stays: it goes out whole, or not at all and is kept alive.
+
+        `alone`: it is there by our doing only, see `not_ours_alone`.
+        """
         try:
             entity = mapped()
         except Exception as error:
@@ -50,7 +55,13 @@ class Outgoing:
             self._report.cut.append(f"{name}: {cut}")
         if is_shortened(entity.urn):
             self._report.names_shortened.append(f"{name[:60]}… is {entity.urn}")
-        yield from self.work_units(entity)
+        yield from self.work_units(entity) if alone else self.not_ours_alone(entity)
+
+    def not_ours_alone(self, entity: Entity) -> Units:
+        """What others use too: it is never removed for having gone from MLflow."""
+        for aspect in entity.aspects:
+            proposal = MetadataChangeProposalWrapper(entityUrn=str(entity.urn), aspect=aspect)
+            yield proposal.as_workunit(is_primary_source=False)
 
     def work_units(self, entity: Entity) -> Units:
         """All that is said about one entity."""

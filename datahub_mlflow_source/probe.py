@@ -23,8 +23,8 @@ from datahub_mlflow_source.readers.http import MlflowHttp
 from datahub_mlflow_source.readers.paging import offset_token
 from datahub_mlflow_source.readers.rest import RestReader
 from datahub_mlflow_source.readers.rest_workspaces import RestWorkspaces
+from datahub_mlflow_source.recipe import selection_of
 from datahub_mlflow_source.records import Unreadable
-from datahub_mlflow_source.source import selection_of
 
 Listed = dict[str, Any]  # one entity; `name` is what patterns are matched against
 P = ParamSpec("P")

@@ -40,7 +40,7 @@ _ALWAYS = (
 )
 # Names that mean one only as a parameter: after `?`, `&`, `#` or `;`. A bare `token=` is often of a tokenizer.
 _AS_PARAMETER = (
-    r"(?:tok(?:en)?|id[-_.]?token|key|pass|pwd|sas|sig(?:nature)?|auth(?:orization)?|code|jwt|credentials?"
+    r"(?:tok(?:en)?|id[-_.]?token|key|pass|pwd|sas|sig(?:nature)?|auth(?:orization)?|code(?!=\d{1,19}(?![\w.~-]))|jwt|credentials?"
     r"|x-(?:amz|goog)-(?:signature|credential))"
 )
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from datahub.emitter.mcp import MetadataChangeProposalWrapper
-from datahub.ingestion.api.workunit import MetadataWorkUnit
 from datahub.metadata.urns import ContainerUrn, MlModelUrn
 
 from datahub_mlflow_source.deployments import DeploymentWalk
+from datahub_mlflow_source.governance import Governance
 from datahub_mlflow_source.logged_models import LoggedModelIndex
 from datahub_mlflow_source.mapping.datasets import InputDataset
+from datahub_mlflow_source.mapping.features import model_that_predicted
+from datahub_mlflow_source.mapping.governance import Subject
 from datahub_mlflow_source.mapping.logged_models import map_logged_model
 from datahub_mlflow_source.mapping.models import map_model, map_version
 from datahub_mlflow_source.mapping.prompts import PromptVersion, is_prompt, linked_prompts, runs_that_used
 from datahub_mlflow_source.mapping.rules import Entity, Rules
-from datahub_mlflow_source.mapping.stages import stage_aspect, stage_patch
+from datahub_mlflow_source.mapping.subjects import (
+    creator_of,
+    subject_of_logged_model,
+    subject_of_model,
+    subject_of_version,
+)
 from datahub_mlflow_source.mapping.urns import logged_model_urn, model_group_urn, model_version_urn
 from datahub_mlflow_source.model_files import (
     ModelFiles,
@@ -26,7 +32,15 @@ from datahub_mlflow_source.model_files import (
     version_key,
 )
 from datahub_mlflow_source.outgoing import Outgoing, Units
-from datahub_mlflow_source.records import Experiment, LoggedModel, ModelVersion, RegisteredModel, Run, Unreadable
+from datahub_mlflow_source.records import (
+    Experiment,
+    LoggedModel,
+    ModelVersion,
+    RegisteredModel,
+    Run,
+    Unreadable,
+    in_workspace,
+)
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.report import MlflowSourceReport, Tally
 from datahub_mlflow_source.selection import Selection
@@ -47,6 +61,7 @@ class RegistryWalk:
         rules: Rules,
         selection: Selection,
         outgoing: Outgoing,
+        governance: Governance,
         guard: RemovalGuard,
         report: MlflowSourceReport,
         unread: Unread,
@@ -57,6 +72,7 @@ class RegistryWalk:
         experiment: Callable[[str], Experiment],
     ) -> None:
         self._rules, self._selection, self._outgoing, self._guard = rules, selection, outgoing, guard
+        self._governance = governance
         self._report, self._unread, self._state = report, unread, state
         self._files, self._inputs_of, self._experiment = files, inputs_of, experiment
         self._deployments = deployments
@@ -170,9 +186,11 @@ class RegistryWalk:
     def models_used_by(self, run: Run, logged_models: Iterable[LoggedModel]) -> list[MlModelUrn]:
         """Models, and versions of prompts, that it or a model that it logged says it used; only what is sent."""
         naming = self._rules.naming
-        prompts = [model_version_urn(*prompt, naming) for prompt in self._prompts_used_by(run, logged_models)]
+        used = [model_version_urn(*prompt, naming) for prompt in self._prompts_used_by(run, logged_models)]
+        if (version := self._that_predicted(run)) and self._versions.has(*version):
+            used.append(model_version_urn(*version, naming))
         if not run.model_inputs:
-            return prompts
+            return used
         made = {*(model.model_id for model in logged_models), *(v.model_id for v in self._versions.of_run(run.run_id))}
         models = [
             model_version_urn(*version, naming) if version else logged_model_urn(model_id, naming)
@@ -180,7 +198,11 @@ class RegistryWalk:
             if model_id not in made
             and ((version := self._logged.version_of(model_id)) or self._logged.is_of_its_own(model_id))
         ]
-        return [*prompts, *models]
+        return [*used, *models]
+
+    def _that_predicted(self, run: Run) -> tuple[str, str] | None:
+        said = model_that_predicted(run)
+        return (in_workspace(said[0], self._experiment(run.experiment_id).workspace), said[1]) if said else None
 
     def _prompts_used_by(self, run: Run, logged_models: Iterable[LoggedModel]) -> list[PromptVersion]:
         if not self._has_prompts:
@@ -264,12 +286,13 @@ class RegistryWalk:
         """At the end, when it is known which of their versions' runs were sent."""
         for model in self._models:
             latest, run_ids = self._versions.latest(model.full_name), self._versions.runs_sent(model.full_name)
-            yield from self._outgoing.send(
-                self._report.models,
-                model.full_name,
-                partial(model_group_urn, model.full_name, self._rules.naming),
-                partial(map_model, model, latest, run_ids, registry, self._rules),
-            )
+            tally, make_urn = self._report.models, partial(model_group_urn, model.full_name, self._rules.naming)
+            sent = tally.sent
+            mapped = partial(map_model, model, latest, run_ids, registry, self._rules)
+            yield from self._outgoing.send(tally, model.full_name, make_urn, mapped)
+            if tally.sent > sent:
+                subject = partial(subject_of_model, model, self._governance.users_of(model.full_name))
+                yield from self._governance.units(make_urn(), subject)
 
     def _version(self, version: ModelVersion, run: Run | None, registry: ContainerUrn, *, run_is_sent: bool) -> Units:
         logged = self._logged.registered(version.model_id)
@@ -293,13 +316,14 @@ class RegistryWalk:
         urn = make_urn()
         if version.model_id and self._guard.may_have_been_sent(self._logged_model_urn(version.model_id)):
             self._state.registered[version.model_id] = str(urn)
-        if not self._selection.stage_tags:
-            return
-        if self._selection.patches:
-            for proposal in stage_patch(urn, version.stage):
-                yield MetadataWorkUnit(id=f"{urn}-stage", mcp_raw=proposal)
-        elif tags := stage_aspect(version.stage):
-            yield MetadataChangeProposalWrapper(entityUrn=str(urn), aspect=tags).as_workunit()
+        self._governance.note_user(version.full_name, creator_of(version, run))
+
+        def subject() -> Subject:
+            experiment = self._experiment(run.experiment_id) if run else None
+            file = self._files.of(version_key(version)) if self._files else None
+            return subject_of_version(version, run, experiment, file, self._inputs_of(run) if run else [])
+
+        yield from self._governance.units(urn, subject, version.stage)
 
     def _logged_model(self, model: LoggedModel, run: Run | None, *, run_is_sent: bool) -> Units:
         tally = self._report.logged_models
@@ -314,7 +338,11 @@ class RegistryWalk:
             return map_logged_model(model, run, run_is_sent, file, inputs, experiment, self._rules)
 
         make_urn = partial(logged_model_urn, model.model_id, self._rules.naming)
+        sent = tally.sent
         yield from self._outgoing.send(tally, f"{model.name} ({model.model_id})", make_urn, mapped)
+        if tally.sent > sent:
+            subject = partial(subject_of_logged_model, model, run, self._experiment(model.experiment_id))
+            yield from self._governance.units(make_urn(), subject)
 
     def _logged_model_urn(self, model_id: str) -> str:
         return str(logged_model_urn(model_id, self._rules.naming))
@@ -353,5 +381,6 @@ class RegistryWalk:
         for version in self._versions.take(run.run_id):
             if is_sent:
                 self._versions.run_sent(version)
+            self._governance.note_user(version.full_name, creator_of(version, run))
             urn = model_version_urn(version.full_name, version.version, self._rules.naming)
             self._state.handed_over.append(str(urn))

@@ -28,11 +28,14 @@ from datahub.ingestion.source.state.stateful_ingestion_base import StateProvider
 from datahub.metadata.schema_classes import ContainerPropertiesClass, DataProcessInstanceInputClass
 from datahub.metadata.urns import (
     ContainerUrn,
+    DataFlowUrn,
+    DataJobUrn,
     DataProcessInstanceUrn,
     DatasetUrn,
     MlModelDeploymentUrn,
     MlModelGroupUrn,
     MlModelUrn,
+    TagUrn,
 )
 from datahub.utilities.urns.urn import guess_entity_type
 
@@ -81,6 +84,7 @@ _OUR_DATASET = re.compile(r"urn:li:dataset:\(urn:li:dataPlatform:mlflow,.*-[0-9a
 # What DataHub's client raises when a question is not answered.
 _ASKING_FAILED = (requests.RequestException, OperationalError, ValueError)
 _RENAMES_LOOKED_UP = 20
+_OF_EVERYBODY = tuple(f"urn:li:{kind.ENTITY_TYPE}:" for kind in (TagUrn, DataFlowUrn, DataJobUrn))
 _NEVER_REMOVED = f"urn:li:{DataProcessInstanceUrn.ENTITY_TYPE}:"  # runs, of which there are many
 
 
@@ -194,12 +198,17 @@ class RemovalGuard:
         return set(checkpoint.state.urns) if checkpoint else set()
 
     def _left_to_others(self) -> set[str]:
-        """The built-in with `materialize_dataset_inputs` put datasets of other platforms into the state.
+        """What is never removed for having gone from MLflow: the framework is told to skip it.
 
-        Other connectors own them, so they are neither removed nor written: the framework is told to skip them.
+        Datasets of other platforms, which the built-in with `materialize_dataset_inputs` put into the state; tags,
+        which are everybody's; flows and tasks, which runs of other servers and recipes may name too.
         """
         ours = f"urn:li:dataset:({PLATFORM_URN},"
-        theirs = {urn for urn in self._last_urns if urn.startswith("urn:li:dataset:(") and not urn.startswith(ours)}
+        theirs = {
+            urn
+            for urn in self._last_urns
+            if urn.startswith(_OF_EVERYBODY) or (urn.startswith("urn:li:dataset:(") and not urn.startswith(ours))
+        }
         if handler := self._handler():
             for urn in theirs:
                 handler.add_urn_to_skip(urn)

@@ -52,6 +52,10 @@ class MlflowSourceReport(StaleEntityRemovalSourceReport):
     experiments: Tally = field(default_factory=Tally)
     runs: Tally = field(default_factory=Tally)
     datasets: Tally = field(default_factory=Tally)
+    tasks: Tally = field(default_factory=Tally)  # flows and tasks of orchestrators that nobody else has
+    runs_started_by: dict[str, int] = field(default_factory=dict)  # by orchestrator
+    # With tags of an orchestrator that name no task: too few of them, or none that was filled in.
+    runs_without_their_task: LossyList[str] = field(default_factory=LossyList)
     models: Tally = field(default_factory=Tally)
     versions: Tally = field(default_factory=Tally)
     logged_models: Tally = field(default_factory=Tally)  # that no version was made of
@@ -60,6 +64,8 @@ class MlflowSourceReport(StaleEntityRemovalSourceReport):
     model_files: ModelFilesTally = field(default_factory=ModelFilesTally)
     kept_although_not_read: int = 0  # entities of an earlier ingestion, not removed because of an error
     unresolved_datasets: LossyList[str] = field(default_factory=LossyList)  # without a real dataset behind them
+    rules_that_said_nothing: list[str] = field(default_factory=list)  # keys of `meta_mapping` that no tag has
+    refused_by_rules: LossyList[str] = field(default_factory=LossyList)  # what rules made that is no URN, or no link
     cut: LossyList[str] = field(default_factory=LossyList)  # more than `limits` allow
     names_shortened: LossyList[str] = field(default_factory=LossyList)  # longer than DataHub's URNs may be
     _entity_failures: list[tuple[LiteralString, LiteralString, str]] = field(default_factory=list)

@@ -43,6 +43,9 @@ class Selection:
     include_artifacts: Literal["none", "current", "all"]
     artifacts_at_once: int
     stage_tags: bool
+    writes: bool  # False for a preview or dry run
+    marks_domains: bool  # whether this DataHub server takes whom they come from
+    aspects_not_patched: frozenset[str]  # that this DataHub server takes no such patches of
     patches: bool  # whether they go where patches are understood: not a file, not DataHub Lite
     versions_in_memory: int
-    hold_datasets: bool = False  # for the closing step, as other shards may have a later word on them
+    hold_said_by_runs: bool = False  # for the closing step, as other shards may have a later word on it

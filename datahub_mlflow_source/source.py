@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -26,6 +25,16 @@ from datahub.ingestion.api.source import (
 )
 from datahub.ingestion.api.workunit import MetadataWorkUnit
 from datahub.ingestion.source.state.stateful_ingestion_base import StatefulIngestionSourceBase
+from datahub.metadata.schema_classes import (
+    BrowsePathsV2Class,
+    DeprecationClass,
+    DomainsClass,
+    GlobalTagsClass,
+    GlossaryTermsClass,
+    InstitutionalMemoryClass,
+    OwnershipClass,
+    StructuredPropertiesClass,
+)
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
@@ -34,24 +43,30 @@ from datahub_mlflow_source.config_blocks import RemovalConfig
 from datahub_mlflow_source.connection import DatabricksAuth, Deployment, deployment, workspaces_of
 from datahub_mlflow_source.errors import GivenUpError, RecipeError, ServerError
 from datahub_mlflow_source.ingestion import Ingestion
-from datahub_mlflow_source.mapping.lineage import PlatformNaming
-from datahub_mlflow_source.mapping.rules import Limits, Rules, Web
-from datahub_mlflow_source.mapping.urns import PLATFORM, Naming
+from datahub_mlflow_source.mapping.urns import PLATFORM
 from datahub_mlflow_source.readers.artifacts import Artifacts
-from datahub_mlflow_source.readers.base import WHOLE, Reader, RunScope, Shard
+from datahub_mlflow_source.readers.base import Reader
 from datahub_mlflow_source.readers.rest_workspaces import RestWorkspaces
 from datahub_mlflow_source.readers.serving import ModelServer, Serving
 from datahub_mlflow_source.readers.stores import S3Settings, Stores
+from datahub_mlflow_source.recipe import meanings_of, rules_of, selection_of, shard_of
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.report import MlflowSourceReport
-from datahub_mlflow_source.selection import DeploymentTags, Selection
 from datahub_mlflow_source.state.shards import ShardHandler, ShardState
+
+# Releases of DataHub's server that take patches of these with a mark of whom they come from (docs/compatibility.md).
+_TAKEN_SINCE = {
+    GlobalTagsClass.ASPECT_NAME: (1, 2),
+    GlossaryTermsClass.ASPECT_NAME: (1, 2),
+    InstitutionalMemoryClass.ASPECT_NAME: (1, 3),  # of registered models
+    OwnershipClass.ASPECT_NAME: (1, 3),
+    StructuredPropertiesClass.ASPECT_NAME: (1, 3),
+}
+_FLOW, _JOB = "urn:li:dataFlow:", "urn:li:dataJob:"
+_MERGED = frozenset({DomainsClass.ASPECT_NAME, DeprecationClass.ASPECT_NAME})  # read, and then written whole
 
 # Python would go through all that DataHub has loaded once more before the process ends: a third of a second.
 atexit.register(gc.freeze)
-
-_FILES_FOR_EACH_WORKER = 8  # small ones, for which the server mostly waits
-_DAY_MILLIS = 24 * 60 * 60 * 1000
 
 
 @platform_name("MLflow", id=PLATFORM)
@@ -60,8 +75,12 @@ _DAY_MILLIS = 24 * 60 * 60 * 1000
 @capability(SourceCapability.PLATFORM_INSTANCE, "By `platform_instance`")
 @capability(SourceCapability.CONTAINERS, "Experiments and the model registry")
 @capability(SourceCapability.DESCRIPTIONS, "Notes of experiments, descriptions of models and versions")
-@capability(SourceCapability.TAGS, "Stages of model versions; MLflow's own tags are custom properties")
-@capability(SourceCapability.LINEAGE_COARSE, "From datasets to runs to model versions")
+@capability(SourceCapability.TAGS, "Stages of model versions; aliases with `alias_tags`, others by `meta_mapping`")
+@capability(SourceCapability.GLOSSARY_TERMS, "By `meta_mapping`")
+@capability(SourceCapability.OWNERSHIP, "By `extract_owners`, `owners` and `meta_mapping`")
+@capability(SourceCapability.DOMAINS, "By `domain` and `meta_mapping`")
+@capability(SourceCapability.LINEAGE_COARSE, "From datasets to runs to model versions, and from tasks of orchestrators")
+@capability(SourceCapability.LINEAGE_FINE, "To the columns behind a query, where it names them")
 @capability(SourceCapability.SCHEMA_METADATA, "Columns of datasets, as far as runs logged them")
 @capability(SourceCapability.DELETION_DETECTION, "With `stateful_ingestion.enabled: true`; not of runs")
 @capability(SourceCapability.TEST_CONNECTION, "By `datahub recipe test-connection`")
@@ -94,19 +113,20 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
         self.shard_state: ShardState | None = None
         self._shard_handler: ShardHandler | None = None
         if config.shard and config.stateful_ingestion and config.stateful_ingestion.enabled:
-            self._shard_handler = ShardHandler(_shard(config), self.state_provider, ctx)
+            self._shard_handler = ShardHandler(shard_of(config), self.state_provider, ctx)
         self.ctx = ctx
         self.report: MlflowSourceReport = MlflowSourceReport()
         try:
             where = deployment(config, os.environ)
             self._reader = _reader(where, config)
             self._serving = _serving(config)
+            self._meanings = meanings_of(config, ctx.graph)
         except RecipeError as error:
             raise _as_validation_error(error) from error
         self._artifacts = _artifacts(where, config)
         for warning in where.warnings:
             self.report.warning(title="Secret in an address", message="It is not shown here.", context=warning)
-        self._rules = _rules(config, *(server.url for server in where.servers or ()))
+        self._rules = rules_of(config, *(server.url for server in where.servers or ()))
         self._tell_about_recipe()
 
     @staticmethod
@@ -137,6 +157,13 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
         """
         return ["AutoMaterializeReferencedTagsTermsProcessor"]
 
+    def get_workunit_processors(self) -> list[Any]:
+        """The framework's, and behind them one that takes a browse path off flows and tasks of other tools.
+
+        `AutoBrowsePathV2Processor` would put them below our platform instance.
+        """
+        return [*super().get_workunit_processors(), _without_paths_of_tasks]
+
     def get_workunits_internal(self) -> Iterable[MetadataWorkUnit]:
         """Everything there is, or one failure that says why nothing is."""
         if self._shard_handler and not self.closing_follows and self._remembers_in_a_file():
@@ -157,13 +184,17 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
         guard = RemovalGuard(self.config.stateful_ingestion, self.state_provider, self.ctx, self.report, collects=shard)
         selection = replace(
             selection_of(self.config),
-            stage_tags=self._stage_tags_are_taken(),
+            stage_tags=self.config.stage_tags and self._keyed_patches_are_taken(),
             patches=self._patches_are_taken(),
-            hold_datasets=shard and (self.closing_follows or self._shard_handler is not None),
+            writes=not (self.ctx.dry_run_mode or self.ctx.preview_mode),
+            marks_domains=not self._server_is_older_than(1, 7),
+            aspects_not_patched=self._not_patched(),
+            hold_said_by_runs=shard and (self.closing_follows or self._shard_handler is not None),
         )
         rules = self._rules.with_workspaces() if self._reader.workspaces() else self._rules
         ingestion = Ingestion(
-            self._reader, self._artifacts, self._serving, rules, selection, guard, self.report, self.ctx.graph
+            *(self._reader, self._artifacts, self._serving, rules, self._meanings, selection, guard, self.report),
+            self.ctx.graph,
         )
         try:
             for unit in ingestion.work_units():
@@ -187,21 +218,41 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
         self.report.report_entity_failures()
         super().close()
 
-    def _stage_tags_are_taken(self) -> bool:
-        """Whether the recipe asks for stage tags and DataHub's server, if it is known, takes the patches of them.
+    def _keyed_patches_are_taken(self) -> bool:
+        """Whether DataHub's server, if it is known, takes patches as today's clients send them.
 
-        Servers before 1.2.0 refuse those of today's clients, see docs/compatibility.md.
+        Those before 1.2.0 don't, see docs/compatibility.md.
         """
+        return not self._server_is_older_than(1, 2)
+
+    def _not_patched(self) -> frozenset[str]:
+        """Aspects of meaning that can't be said here without harm to what others said."""
+        wanted = self._meanings.aspects()
+        if not self._patches_are_taken():
+            return frozenset()  # a file, which holds nothing of others
+        stage_tags = {GlobalTagsClass.ASPECT_NAME} if self.config.stage_tags else set()
+        left_out = {
+            aspect
+            for aspect in wanted | stage_tags
+            if (aspect in _TAKEN_SINCE and self._server_is_older_than(*_TAKEN_SINCE[aspect]))
+            or (aspect in _MERGED and self.ctx.graph is None)
+        }
+        if left_out:
+            server = self.ctx.graph.server_config.service_version if self.ctx.graph else "Kafka, without `datahub_api`"
+            self.report.info(
+                title="Left out for this DataHub",
+                message="It can't be told these without losing what others said: older servers take no such patches "
+                "(tags and terms need 1.2.0, links, owners and structured properties 1.3.0), and domains and "
+                "deprecations must be read first.",
+                context=f"{server}: {', '.join(sorted(left_out))}",
+            )
+        return frozenset(left_out)
+
+    def _server_is_older_than(self, major: int, minor: int) -> bool:
+        """As far as it is known: not of DataHub Cloud, or a build of one's own."""
         server = self.ctx.graph.server_config if self.ctx.graph else None
         known = server is not None and not server.is_datahub_cloud and any(server.parsed_version or ())
-        if self.config.stage_tags and server and known and not server.is_version_at_least(1, 2, 0):
-            self.report.info(
-                title="Stage tags are left out",
-                message="This DataHub server does not take patches of tags as newer clients send them: 1.2.0 does.",
-                context=f"server {server.service_version}",
-            )
-            return False
-        return self.config.stage_tags
+        return bool(server and known and not server.is_version_at_least(major, minor, 0))
 
     def _patches_are_taken(self) -> bool:
         """By DataHub's server, straight or through Kafka."""
@@ -234,6 +285,15 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
                 message="`materialize_dataset_inputs` has no effect: the connectors of those platforms own them.",
                 log=False,
             )
+
+
+def _without_paths_of_tasks(units: Iterable[MetadataWorkUnit]) -> Iterable[MetadataWorkUnit]:
+    ours = f"({PLATFORM},"
+    for unit in units:
+        urn = unit.get_urn()
+        of_task = urn.startswith((_FLOW, _JOB)) and not urn.split(":", 3)[3].removeprefix(_FLOW).startswith(ours)
+        if not (of_task and unit.get_aspect_of_type(BrowsePathsV2Class)):
+            yield unit
 
 
 def _in_one_line(error: ErrorDetails) -> str:
@@ -287,23 +347,6 @@ def _serving(config: MlflowSourceConfig) -> Serving:
     return Serving(servers, config.deployments.targets)
 
 
-def _rules(config: MlflowSourceConfig, tracking_url: str | None = None, registry_url: str | None = None) -> Rules:
-    """Without the address of a server there are no links, unless the recipe says where people open MLflow."""
-    limits = config.limits
-    return Rules(
-        naming=Naming(config.env, config.platform_instance, config.model_name_separator),
-        limits=Limits(**limits.model_dump()),
-        web=Web(config.base_external_url or tracking_url),
-        registry_web=Web(registry_url if registry_url != tracking_url else config.base_external_url or tracking_url),
-        platform_of_type=config.source_mapping_to_platform or {},
-        naming_of_platform={
-            platform: PlatformNaming(each.platform_instance, each.env, each.convert_urns_to_lowercase)
-            for platform, each in config.dataset_platform_map.items()
-        },
-        code_url_templates=config.code_url_templates,
-    )
-
-
 def _removal_is_possible(config: MlflowSourceConfig, ctx: PipelineContext) -> None:
     """Raises ValidationError in place of what the framework would say, with a traceback."""
     removal = config.stateful_ingestion
@@ -324,42 +367,3 @@ def _removal_is_possible(config: MlflowSourceConfig, ctx: PipelineContext) -> No
 def _has_graph(removal: RemovalConfig, ctx: PipelineContext) -> bool:
     own = removal.state_provider.config if removal.state_provider else None
     return ctx.graph is not None or bool(own and "datahub_api" in own)
-
-
-def _shard(config: MlflowSourceConfig) -> Shard:
-    return Shard(config.shard.index, config.shard.count) if config.shard else WHOLE
-
-
-def selection_of(config: MlflowSourceConfig) -> Selection:
-    """What the recipe leaves in, as of now."""
-    days = config.run_retention_days
-    scope = RunScope(
-        include_deleted=config.include_deleted,
-        filter=config.run_filter,
-        started_after=int(time.time() * 1000) - days * _DAY_MILLIS if days else None,
-        latest_per_experiment=config.max_runs_per_experiment,
-        shard=_shard(config),
-    )
-    tags = config.deployments.tags
-    return Selection(
-        experiment=config.experiment_pattern.allowed,
-        model=config.model_pattern.allowed,
-        run_name=config.run_name_pattern.allowed,
-        run_user=config.run_user_pattern.allowed,
-        runs=scope,
-        include_runs=config.include_runs,
-        metric_history=config.metric_history_pattern.allowed if config.metric_history_pattern else None,
-        include_datasets=config.include_datasets,
-        include_prompts=config.include_prompts,
-        include_traces=config.include_traces,
-        include_deployments=config.include_deployments,
-        deployment_tags=DeploymentTags(tags.target, tags.name, tags.url or "", tags.status or "") if tags else None,
-        include_logged_models=config.include_logged_models,
-        include_artifacts=config.include_artifacts,
-        artifacts_at_once=_FILES_FOR_EACH_WORKER * config.max_workers,
-        logged_model=config.logged_models.pattern.allowed,
-        most_logged_models=config.logged_models.max_per_run,
-        stage_tags=config.stage_tags,
-        patches=False,
-        versions_in_memory=config.versions_in_memory,
-    )

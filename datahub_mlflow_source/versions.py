@@ -23,12 +23,13 @@ _NO_RUN, _RUN_OF = "\n", "\r"
 class VersionIndex:
     """Run id → versions. Read before the runs, so that no run or version needs a request of its own.
 
-    Of each version some 40 bytes stay in memory. The rest does up to so many runs, and is else in a temporary file.
+    Of each version some 50 bytes stay in memory. The rest does up to so many runs, and is else in a temporary file.
     """
 
     def __init__(self, runs_in_memory: int) -> None:
         self._by_run: ByRun[ModelVersion] = ByRun(runs_in_memory, lambda v: (v.full_name, version_number(v)))
         self._logged_models = HashSet()
+        self._all = HashSet()
         self._latest: dict[str, ModelVersion] = {}
         self._jobs: dict[str, list[tuple[int, str]]] = defaultdict(list)
 
@@ -40,11 +41,16 @@ class VersionIndex:
         without = _RUN_OF + version.model_id if version.model_id else _NO_RUN + version.full_name
         run_id = version.run_id or without
         self._by_run.for_adding(run_id).append(version)
+        self._all.add(f"{version.full_name}\n{version.version}")
         if version.model_id:
             self._logged_models.add(version.model_id)
         latest = self._latest.get(version.full_name)
         if latest is None or version_number(version) > version_number(latest):
             self._latest[version.full_name] = version
+
+    def has(self, model: str, version: str) -> bool:
+        """Whether there is this version of the model, by its full name."""
+        return self._all.may_have(f"{model}\n{version}")
 
     def has_registered(self, model_id: str) -> bool:
         """Whether a version was made of this logged model."""

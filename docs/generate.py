@@ -82,11 +82,21 @@ examples.
         "limits",
     ),
     Group(
+        "Lineage",
+        """\
+Where data comes from, by which code, and what started the runs: [datasets](mapping.md#datasets),
+[orchestrators](orchestrators.md).
+""",
+        "dataset_platform_map dataset_rules source_mapping_to_platform materialize_dataset_inputs orchestrators "
+        "code_url_templates",
+    ),
+    Group(
         "Meaning",
         """\
-What is made of what MLflow holds.
+Whose it is, and what it means to people: [governance](governance.md).
 """,
-        "stage_tags code_url_templates dataset_platform_map source_mapping_to_platform materialize_dataset_inputs",
+        "stage_tags alias_tags meta_mapping extract_owners owners owner_type owner_deny_pattern owner_urn_template "
+        "domain links structured_properties deprecate_archived",
     ),
     Group(
         "Scale",
@@ -251,6 +261,7 @@ def recipe_schema() -> Node:
     artifacts = config["properties"]["include_artifacts"]
     del artifacts["type"]
     artifacts["enum"] += [True, False]
+    config["properties"]["owners"]["items"] = {"anyOf": [config["properties"]["owners"]["items"], {"type": "string"}]}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "DataHub recipe for MLflow",

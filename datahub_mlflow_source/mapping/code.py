@@ -75,6 +75,12 @@ def _url(
     )
 
 
+def commit_of(tags: Tags) -> str:
+    """Of the code that a run was started from; "" where that is not known."""
+    commit = _first(tags, _COMMITS)
+    return commit if _COMMIT.fullmatch(commit) else ""
+
+
 def _path(in_databricks: str, kind: str, name: str) -> tuple[str, bool]:
     """From the repository's root, and whether it is a file. MLflow tells where a script is from where it was started,
     which is the root as a rule; an absolute path tells nothing.

@@ -11,18 +11,29 @@ from datahub.metadata.schema_classes import (
     DatasetLineageTypeClass,
     DatasetPropertiesClass,
     EdgeClass,
+    FineGrainedLineageClass,
+    FineGrainedLineageDownstreamTypeClass,
+    FineGrainedLineageUpstreamTypeClass,
     UpstreamClass,
     UpstreamLineageClass,
     _Aspect,
 )
 from datahub.metadata.urns import DataPlatformUrn, DatasetUrn
 
+from datahub_mlflow_source.mapping.lakefs import in_lakefs
 from datahub_mlflow_source.mapping.lineage import platform_info, real_dataset
+from datahub_mlflow_source.mapping.queries import ColumnRead, Reader, Upstreams, upstreams_of_query
 from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, tag_value
 from datahub_mlflow_source.mapping.schemas import row_count, schema_fields, schema_metadata
-from datahub_mlflow_source.mapping.sources import DatasetSource, parse_source
-from datahub_mlflow_source.mapping.urns import PLATFORM_URN, dataset_urn, evaluation_dataset_urn, platform_instance_urn
-from datahub_mlflow_source.records import DatasetInput, Experiment
+from datahub_mlflow_source.mapping.sources import DatasetSource, Query, parse_source
+from datahub_mlflow_source.mapping.urns import (
+    PLATFORM_URN,
+    column_urn,
+    dataset_urn,
+    evaluation_dataset_urn,
+    platform_instance_urn,
+)
+from datahub_mlflow_source.records import DatasetInput, Experiment, Tags
 from datahub_mlflow_source.redaction import redact
 
 CONTEXT = "mlflow.data.context"
@@ -44,16 +55,16 @@ class InputDataset:
     identity: str
 
 
-def input_dataset(dataset: DatasetInput, experiment: Experiment, rules: Rules) -> InputDataset:
+def input_dataset(dataset: DatasetInput, experiment: Experiment, rules: Rules, run_tags: Tags = ()) -> InputDataset:
     """Which dataset this input is.
 
     Two experiments that both log `train` from different sources have two datasets; where the source is not usable
-    (made up in code), the experiment stands for it.
+    (made up in code), the experiment stands for it. `run_tags` may say that it is in lakeFS.
     """
     name = redact(dataset.name)  # some call it by its address
     if name != dataset.name:
         dataset = replace(dataset, name=name)
-    source = _parse_source(dataset.source_type, dataset.source)
+    source = in_lakefs(_parse_source(dataset.source_type, dataset.source), run_tags)
     identity = f"{dataset.source_type}|{source.canonical}" if source.canonical else _made_up_in(experiment)
     return InputDataset(_dataset_urn(dataset.name, identity, rules.naming), dataset, source, identity)
 
@@ -63,7 +74,7 @@ def _made_up_in(experiment: Experiment) -> str:
     return f"{kind}|{experiment.name}"
 
 
-def map_dataset(dataset: InputDataset, rules: Rules) -> Entity:
+def map_dataset(dataset: InputDataset, rules: Rules, read_query: Reader) -> Entity:
     """Everything DataHub shows about a dataset of MLflow, apart from who read it."""
     trim = Trim(rules.limits)
     experiment = dataset.identity.partition("|")[2] if dataset.source.canonical is None else None
@@ -86,24 +97,64 @@ def map_dataset(dataset: InputDataset, rules: Rules) -> Entity:
     columns = schema_fields(dataset.input.schema)
     if columns:
         aspects.append(schema_metadata(dataset.input.name, columns, dataset.input.schema or "", trim))
-    upstream = upstream_of(dataset, rules)
-    if upstream:
-        lineage = UpstreamClass(str(upstream), DatasetLineageTypeClass.COPY)
-        aspects.append(UpstreamLineageClass([lineage]))
+    upstreams = upstreams_of(dataset, rules, read_query)
+    if upstreams.datasets:
+        is_query = isinstance(dataset.source.location, Query)
+        kind = DatasetLineageTypeClass.TRANSFORMED if is_query else DatasetLineageTypeClass.COPY
+        of_columns = _column_lineage(dataset.urn, [field.fieldPath for field in columns], upstreams.columns)
+        lineage = [UpstreamClass(str(upstream), kind) for upstream in upstreams.datasets]
+        aspects.append(UpstreamLineageClass(lineage, of_columns or None))
     return Entity(dataset.urn, aspects, trim.cut)
 
 
-def upstream_of(dataset: InputDataset, rules: Rules) -> DatasetUrn | None:
-    """The real dataset, on its own platform; None where the source doesn't tell. Evaluation datasets are MLflow's."""
+def _column_lineage(
+    dataset: DatasetUrn, paths: Sequence[str], columns: Sequence[ColumnRead]
+) -> list[FineGrainedLineageClass]:
+    """Of those columns that the dataset was logged with, if it was with any; where its case decides, of none."""
+    known: dict[str, list[str]] = {}
+    for path in paths:
+        known.setdefault(path.lower(), []).append(path)
+    found = []
+    for column in columns:
+        ours = known.get(column.name.lower(), []) if paths else [column.name]
+        downstream = column_urn(dataset, ours[0]) if len(ours) == 1 else None
+        upstreams = [str(urn) for of, path in column.of if (urn := column_urn(of, path))]
+        if downstream and upstreams:
+            found.append(
+                FineGrainedLineageClass(
+                    upstreamType=FineGrainedLineageUpstreamTypeClass.FIELD_SET,
+                    downstreamType=FineGrainedLineageDownstreamTypeClass.FIELD,
+                    upstreams=upstreams,
+                    downstreams=[str(downstream)],
+                )
+            )
+    return found
+
+
+def upstreams_of(dataset: InputDataset, rules: Rules, read_query: Reader) -> Upstreams:
+    """The real dataset, on its own platform, or those that a query reads; none where the source doesn't tell.
+
+    Evaluation datasets are MLflow's. `read_query` understands SQL.
+    """
     if dataset.input.source_type == EVALUATION_SOURCE and dataset.source.canonical:
-        return evaluation_dataset_urn(dataset.source.canonical, rules.naming)
-    return real_dataset(
+        return Upstreams((evaluation_dataset_urn(dataset.source.canonical, rules.naming),))
+    if isinstance(dataset.source.location, Query):
+        return upstreams_of_query(
+            dataset.source.location,
+            dataset.input.source_type,
+            env=rules.naming.env,
+            platform_of_type=rules.platform_of_type,
+            naming_of_platform=rules.naming_of_platform,
+            read_query=read_query,
+        )
+    found = real_dataset(
         dataset.source,
         dataset.input.source_type,
         env=rules.naming.env,
         platform_of_type=rules.platform_of_type,
         naming_of_platform=rules.naming_of_platform,
     )
+    return Upstreams((found,) if found else ())
 
 
 def platform_of(dataset: DatasetUrn) -> Entity | None:

@@ -16,8 +16,16 @@ from datahub.ingestion.source.bigquery_v2.bigquery_audit import BigqueryTableIde
 from datahub.metadata.schema_classes import DataPlatformInfoClass, PlatformTypeClass
 from datahub.metadata.urns import DatasetUrn
 
-from datahub_mlflow_source.mapping.sources import DatasetSource, HubDataset, Location, Table, Uri
-from datahub_mlflow_source.mapping.urns import URN_BYTES, encoded_length, escaped
+from datahub_mlflow_source.mapping.sources import (
+    CatalogDataset,
+    DatasetSource,
+    HubDataset,
+    Location,
+    Query,
+    Table,
+    Uri,
+)
+from datahub_mlflow_source.mapping.urns import URN_BYTES, encoded_length, escaped, parsed_dataset_urn
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +70,27 @@ def real_dataset(
     name comes from the source all the same. An address that is no table (s3://…) stays what it is where the
     mapping names a database. `naming_of_platform` is its `dataset_platform_map`.
     """
+    kind, platform = meant(source_type, platform_of_type)
+    return dataset_at(source.location, kind, platform, env, naming_of_platform)
+
+
+def meant(source_type: str, platform_of_type: Mapping[str, str]) -> tuple[str, str | None]:
+    """A source type in its one spelling, and the platform that the recipe says it means."""
     kind = source_type.strip().lower()
-    platform = platform_of_type.get(source_type) or platform_of_type.get(kind)
-    place = _mapped(source.location, kind, platform) if platform else _found(source.location, kind)
+    return kind, platform_of_type.get(source_type) or platform_of_type.get(kind)
+
+
+def dataset_at(
+    location: Location | None,
+    kind: str,
+    platform: str | None,
+    env: str,
+    naming_of_platform: Mapping[str, PlatformNaming],
+) -> DatasetUrn | None:
+    """The dataset at a place, with what `meant` gives for the type of its source; None where that isn't certain."""
+    if isinstance(location, CatalogDataset):
+        return parsed_dataset_urn(location.urn)
+    place = _mapped(location, kind, platform) if platform else _found(location, kind)
     if place is None or not place.name.strip("/. "):
         return None
     urn = naming_of_platform.get(place.platform, _BY_ITSELF).urn(place, env)
@@ -117,6 +143,7 @@ class _Tables:
     """How a platform names its tables."""
 
     levels: int
+    more: bool = False  # at least so many
     lower: bool = False  # its connector writes names in lower case, or the platform itself stores them so
 
 
@@ -125,7 +152,7 @@ _TABLES = {
     "databricks": _Tables(3, lower=True),  # <catalog>.<schema>.<table>; Unity Catalog stores lower case
     "glue": _Tables(2, lower=True),  # <database>.<table>
     "hive": _Tables(2, lower=True),  # <database>.<table>; the metastore stores lower case
-    "iceberg": _Tables(2),  # <namespace>.<table>, the catalog is not in it
+    "iceberg": _Tables(2, more=True),  # <namespace>.<table>, namespaces may nest; the catalog is not in it
     "mariadb": _Tables(2),  # <database>.<table>
     "mssql": _Tables(3),  # <database>.<schema>.<table>
     "mysql": _Tables(2),  # <database>.<table>
@@ -158,7 +185,7 @@ def table(platform: str, parts: tuple[str, ...]) -> Place | None:
     On a platform that isn't listed above, the parts joined by dots.
     """
     rule = _TABLES.get(platform)
-    if not parts or (rule and len(parts) != rule.levels):
+    if not parts or (rule and len(parts) != rule.levels and not (rule.more and len(parts) > rule.levels)):
         return None
     if platform == "bigquery":
         return Place(platform, str(BigqueryTableIdentifier(*parts)))  # knows shards: events_20240101 is events
@@ -170,12 +197,40 @@ def spark_table(parts: tuple[str, ...]) -> Place | None:
     """A table as Spark names it: (databricks, <catalog>.<schema>.<table>) or (hive, <database>.<table>)
 
     A third part is a catalog: Unity Catalog, and `hive_metastore` on Databricks; `spark_catalog` is what Spark
-    calls the Hive metastore, or nothing but a local one. One part alone may be a temporary view. Not asked:
-    `is_databricks_uc_table`, which MLflow sets for every name that doesn't begin with a local catalog's, `db.t` too.
+    calls the Hive metastore, or nothing but a local one. One part alone may be a temporary view, and all that is in
+    `global_temp` is one. Not asked: `is_databricks_uc_table`, which MLflow sets for every name that doesn't begin
+    with a local catalog's, `db.t` too.
     """
+    if len(parts) == 2 and parts[0].lower() == "global_temp":
+        return None
     if len(parts) == 3 and parts[0].lower() == "spark_catalog":
         parts = parts[1:]
     return table("databricks" if len(parts) == 3 else "hive", parts)
+
+
+def platform_of_query(query: Query, kind: str, platform: str | None) -> tuple[str, str | None] | None:
+    """Whose SQL a query is in, and whose its tables are, with what `meant` gives for the type; None: not certain.
+
+    Spark's SQL goes by the name of Databricks, which has all of it and more; whose a table is, its name tells there.
+    Of a platform that isn't listed above, nobody knows which names are whole.
+    """
+    if platform and platform not in _TABLES:
+        return None
+    if kind in _SPARK or kind in _DELTA:
+        return "databricks", platform
+    of_store = _platform_of_database(query.store) if query.store else None
+    found = platform or of_store or _PLATFORM_OF_OWN_TYPE.get(kind)
+    return (found, found) if found in _TABLES else None
+
+
+def database_of_query(platform: str, store: Uri | None) -> tuple[str, str]:
+    """Database and schema of the tables that a query names without, by the address it is sent to; "": not told."""
+    levels = _TABLES[platform].levels
+    segments = _after_host(platform, store) if store else ()
+    if not 0 < len(segments) < levels or any("." in segment for segment in segments):
+        return "", ""
+    names = (*segments, "")[: levels - 1] if levels > 2 else ("", *segments)
+    return names[0], names[1]
 
 
 def _database(platform: str, location: Table) -> tuple[str, ...]:
@@ -184,10 +239,13 @@ def _database(platform: str, location: Table) -> tuple[str, ...]:
     missing = rule.levels - len(location.parts) if rule else 0
     if location.store is None or missing <= 0:
         return ()
-    segments = _segments(location.store)
-    if platform != "bigquery":  # bigquery://<project>/<dataset>; elsewhere a host or account comes first
-        segments = segments[1:]
+    segments = _after_host(platform, location.store)
     return segments if len(segments) == missing else ()
+
+
+def _after_host(platform: str, store: Uri) -> tuple[str, ...]:
+    """bigquery://<project>/<dataset>; elsewhere a host or account comes first"""
+    return _segments(store) if platform == "bigquery" else _segments(store)[1:]
 
 
 def _platform_of_database(uri: Uri) -> str | None:

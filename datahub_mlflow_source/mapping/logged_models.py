@@ -22,6 +22,7 @@ from datahub.metadata.urns import MlModelUrn
 
 from datahub_mlflow_source.mapping.code import source_code_url
 from datahub_mlflow_source.mapping.datasets import InputDataset, is_evaluation
+from datahub_mlflow_source.mapping.features import features_of
 from datahub_mlflow_source.mapping.model_files import card_of, file_properties, model_type, signature
 from datahub_mlflow_source.mapping.rules import (
     NOTE,
@@ -82,6 +83,7 @@ def map_logged_model(
         hyperParams=hyper_params(model.params, trim),
         trainingMetrics=model_metrics(model.metrics, model.source_run_id, trim),
         trainingJobs=[str(run_urn(model.source_run_id, rules.naming))] if run_is_emitted else [],
+        mlFeatures=[str(urn) for urn in features_of(run)] or None,
     )
     aspects: list[_Aspect] = [
         properties,

@@ -55,6 +55,13 @@ def model_type(found: FoundFile | None) -> str | None:
     return _loaded_as(found.file, names) or next((name for name in names if name != _ANY_MODEL), _ANY_MODEL)
 
 
+def library_version(found: FoundFile | None) -> str:
+    """Of the library that the model was made with; "" where the file doesn't say."""
+    name = model_type(found)
+    flavors = found.file.flavors if found and found.file else ()
+    return next((_version(flavor) for flavor in flavors if flavor.name == name), "")
+
+
 def card_of(found: FoundFile | None) -> str:
     """The text of the model card; "" where there is none."""
     return found.card if found else ""
@@ -72,11 +79,15 @@ def _loaded_as(file: ModelFile, names: list[str]) -> str | None:
 
 def _with_version(flavor: Flavor) -> str:
     """`sklearn 1.9.1`, where it says so."""
+    return f"{flavor.name} {_version(flavor)}".rstrip()
+
+
+def _version(flavor: Flavor) -> str:
     attributes = dict(flavor.attributes)
     version = attributes.get(f"{flavor.name}_version") or next(
         (attributes[key] for key in _VERSIONS.get(flavor.name, ()) if key in attributes), ""
     )
-    return f"{flavor.name} {redact(version)}".rstrip()
+    return redact(version)
 
 
 # Of flavors that call it otherwise (mlflow 3.17, `FLAVOR_NAME` and `add_flavor` of each module).

@@ -16,7 +16,9 @@ from datahub.metadata.schema_classes import (
 )
 from datahub.metadata.urns import ContainerUrn, MlModelDeploymentUrn
 
+from datahub_mlflow_source.mapping.copies import origin_of_version
 from datahub_mlflow_source.mapping.datasets import InputDataset
+from datahub_mlflow_source.mapping.features import features_of
 from datahub_mlflow_source.mapping.histories import history_properties
 from datahub_mlflow_source.mapping.logged_models import (
     CONNECTOR,
@@ -45,6 +47,7 @@ from datahub_mlflow_source.mapping.rules import (
     without,
 )
 from datahub_mlflow_source.mapping.runs import hyper_params, metrics
+from datahub_mlflow_source.mapping.subjects import creator_of
 from datahub_mlflow_source.mapping.urns import (
     model_group_urn,
     model_version_urn,
@@ -123,6 +126,7 @@ def map_version(
     trim = Trim(rules.limits)
     properties = _properties(version, run, run_is_emitted, logged, file, rules, trim)
     properties.deployments = [str(urn) for urn in deployments] or None
+    properties.mlFeatures = [str(urn) for urn in features_of(run)] or None
     aspects: list[_Aspect] = [
         properties,
         _version_properties(version, run, rules),
@@ -159,6 +163,7 @@ def _properties(
         *(folded_properties(logged, trim) if logged else ()),
         *file_properties(file, trim),
         *prompt_properties(version, trim),
+        *origin_of_version(version),
     ]
     if logged:
         params, metrics_ = hyper_params(folded_params(run, logged), trim), folded_metrics(run, logged, trim)
@@ -166,7 +171,7 @@ def _properties(
         params, metrics_ = hyper_params(run.params, trim), metrics(run.metrics, trim)
     else:
         params, metrics_ = None, None
-    user, web = _creator(version, run), rules.registry_web.of(version.workspace)
+    user, web = creator_of(version, run), rules.registry_web.of(version.workspace)
     return MLModelPropertiesClass(
         name=f"{version.name}{naming.separator}{version.version}",
         description=trim.description(
@@ -189,11 +194,6 @@ def _in_container(workspace: str, registry: ContainerUrn, rules: Rules) -> Conta
     return ContainerClass(str(workspace_urn(workspace, rules.naming) if workspace else registry))
 
 
-def _creator(version: ModelVersion, run: Run | None) -> str:
-    """Open-source MLflow doesn't say who registered a version; whoever trained it comes nearest."""
-    return version.user_id or (run.user_id if run else "")
-
-
 def _pills(tags: Tags) -> list[str]:
     """`key:value` as the built-in has it, for the group's table; only what a person can read there."""
     shown = [(key, value) for key, value in tags if not (key.startswith(_OF_MLFLOW) or is_secret_key(key))]
@@ -211,7 +211,7 @@ def _version_properties(version: ModelVersion, run: Run | None, rules: Rules) ->
         aliases=[VersionTagClass(alias) for alias in version.aliases],
         # The server compares these as text; its latest is the greatest.
         sortId=version.version.zfill(10),
-        sourceCreatedTimestamp=AuditStampClass(created, str(user_urn(_creator(version, run))))
+        sourceCreatedTimestamp=AuditStampClass(created, str(user_urn(creator_of(version, run))))
         if created is not None
         else None,
     )

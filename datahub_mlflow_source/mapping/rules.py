@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
 from datahub.metadata.schema_classes import (
@@ -20,6 +20,7 @@ from datahub.metadata.schema_classes import (
 from datahub.metadata.urns import Urn
 
 from datahub_mlflow_source.mapping.lineage import PlatformNaming
+from datahub_mlflow_source.mapping.orchestrators import ALL_KNOWN, Orchestrators
 from datahub_mlflow_source.mapping.urns import PLATFORM_URN, Naming, platform_instance_urn, user_urn
 from datahub_mlflow_source.records import DEFAULT_WORKSPACE, Tags
 from datahub_mlflow_source.redaction import HIDDEN, is_secret_key, redact
@@ -110,6 +111,18 @@ def _root(base: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class TableRule:
+    """A param or tag of runs that names datasets they read."""
+
+    of: Literal["param", "tag"]
+    key: str
+    platform: str
+    separator: str = ","  # between several; a JSON list is understood too
+    prefix: str = ""  # what the names lack: "warehouse.", "s3://bucket/"
+    context: str = "training"
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """Everything that the recipe says about mapping."""
 
@@ -121,6 +134,8 @@ class Rules:
 
     naming_of_platform: Mapping[str, PlatformNaming] = field(default_factory=lambda: MappingProxyType({}))
     code_url_templates: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # by host
+    table_rules: tuple[TableRule, ...] = ()
+    orchestrators: Orchestrators = ALL_KNOWN
 
     def with_workspaces(self) -> Rules:
         """The same for a server that has several: without a word on it, its page asks which is meant."""

@@ -27,8 +27,10 @@ from datahub.metadata.schema_classes import (
 from datahub.metadata.urns import MlModelUrn
 
 from datahub_mlflow_source.mapping.code import source_code_url
+from datahub_mlflow_source.mapping.copies import origin_of_run
 from datahub_mlflow_source.mapping.datasets import InputDataset, edges
 from datahub_mlflow_source.mapping.histories import history_properties
+from datahub_mlflow_source.mapping.orchestrators import Task
 from datahub_mlflow_source.mapping.rules import Entity, Rules, Trim, Web, plain, platform_aspects, tag_value
 from datahub_mlflow_source.mapping.urns import (
     Naming,
@@ -61,15 +63,16 @@ def map_run(
     inputs: Sequence[InputDataset],
     used: Sequence[MlModelUrn],
     rules: Rules,
+    task: Task | None = None,
 ) -> Entity:
     """Everything DataHub shows about one run.
 
     `versions` are those registered from it, `logged_models` those of its others that are sent, `inputs` what it read,
-    `used` models and prompts that it used.
+    `used` models and prompts that it used, `task` what started it.
     """
     trim = Trim(rules.limits)
     aspects: list[_Aspect] = [
-        _properties(run, rules.web.of(experiment.workspace), rules.code_url_templates, trim),
+        _properties(run, rules.web.of(experiment.workspace), rules.code_url_templates, task, trim),
         MLTrainingRunPropertiesClass(
             id=run.run_id,
             outputUrls=[trim.value("artifact_uri", run.artifact_uri)] if run.artifact_uri else None,
@@ -80,10 +83,8 @@ def map_run(
         *platform_aspects(TRAINING_RUN, rules.naming),
         *_events(run),
     ]
-    parent = tag_value(run.tags, "mlflow.parentRunId")
-    if parent and parent != run.run_id:
-        parent_urn = str(run_urn(parent, rules.naming))
-        aspects.append(DataProcessInstanceRelationshipsClass(parentInstance=parent_urn, upstreamInstances=[]))
+    if related := _relationships(run, task, rules.naming):
+        aspects.append(related)
     if inputs or used:
         of_models = [EdgeClass(str(urn)) for urn in used]
         aspects.append(DataProcessInstanceInputClass(inputs=[], inputEdges=[*edges(inputs, trim), *of_models]))
@@ -99,8 +100,24 @@ def _in_experiment(name: str, naming: Naming, workspace: str) -> ContainerClass:
     return ContainerClass(str(experiment_urn(name, naming, workspace)))
 
 
+def _relationships(run: Run, task: Task | None, naming: Naming) -> DataProcessInstanceRelationshipsClass | None:
+    """The run that it is part of, and the task that started it: the tool's own run of that, where there is no other."""
+    parent = tag_value(run.tags, "mlflow.parentRunId")
+    parents = [str(run_urn(parent, naming))] if parent and parent != run.run_id else []
+    if task and task.instance:
+        parents.append(str(task.instance))
+    template = task.template if task else None
+    if not parents and template is None:
+        return None
+    return DataProcessInstanceRelationshipsClass(
+        parentInstance=parents[0] if parents else None,
+        parentTemplate=str(template) if template else None,
+        upstreamInstances=parents[1:],
+    )
+
+
 def _properties(
-    run: Run, web: Web, code_url_templates: Mapping[str, str], trim: Trim
+    run: Run, web: Web, code_url_templates: Mapping[str, str], task: Task | None, trim: Trim
 ) -> DataProcessInstancePropertiesClass:
     ours = [
         ("run_id", run.run_id),
@@ -110,6 +127,8 @@ def _properties(
         ("artifact_uri", run.artifact_uri),
         ("lifecycle_stage", run.lifecycle_stage),
         ("code", source_code_url(run.tags, code_url_templates)),
+        *(task.properties() if task else ()),
+        *origin_of_run(run),
         *history_properties(run.histories, trim),
     ]
     return DataProcessInstancePropertiesClass(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -21,6 +21,7 @@ _MAX_DETAILS = 32
 _MAX_DETAIL_CHARS = 500
 _MAX_DISPLAY_CHARS = 1000
 _MAX_READ_CHARS = 10_000  # of a text that is then cut: far more, so that no half of a credential stays
+_MAX_QUERY_CHARS = 100_000  # of one that is to be parsed; the longest that people write by hand are far shorter
 
 _SYNONYMS = {
     "s3a": "s3",
@@ -96,7 +97,22 @@ class HubDataset:
     repository: str  # "<organisation>/<name>", or "<name>" for the oldest ones
 
 
-Location = Uri | Table | HubDataset
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is read by a query; which tables that are, `mapping/queries.py` finds out."""
+
+    text: str  # as it was logged, line breaks and credentials too: for a parser alone. Empty where it is too long
+    store: Uri | None = None  # the database or warehouse that is asked, where the source gives its address
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogDataset:
+    """A dataset as DataHub itself calls it, by `datahub_mlflow_source.tracking`."""
+
+    urn: str  # urn:li:dataset:(urn:li:dataPlatform:…,…,…), as far as the text goes
+
+
+Location = Uri | Table | HubDataset | Query | CatalogDataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +120,7 @@ class DatasetSource:
     """What `parse_source` found."""
 
     canonical: str | None = None  # the same for the same data, however it was written; None: no usable source
-    location: Location | None = None  # None also for a query, an evaluation dataset, …
+    location: Location | None = None  # None also for an evaluation dataset, …
     display: str = ""  # for people, without credentials
     details: Mapping[str, str] = field(default_factory=dict)  # version, split, …: not identity; sorted by key
 
@@ -118,6 +134,9 @@ def parse_source(source_type: str, source: str) -> DatasetSource:
         return DatasetSource(details=_details(tags if isinstance(tags, dict) else {}))
     if kind in _HUGGING_FACE:
         found = _hugging_face(fields)
+    elif kind == "datahub":
+        urn = _first(fields, ("urn",))
+        found = _Found(urn, CatalogDataset(urn), used=("urn",)) if urn.startswith("urn:li:dataset:(") else _Found(None)
     elif kind == "mlflow_evaluation_dataset":
         found = _Found(_first(fields, ("dataset_id",)), used=("dataset_id",))
     else:
@@ -158,8 +177,7 @@ def _anywhere(kind: str, fields: Mapping[str, Any]) -> _Found:
         address, table = path[1], ""
     parsed = parse_uri(address, delta=kind.startswith("delta")) if address else None
     store, details = parsed if parsed else (None, {})
-    if store and kind == "spark" and address.startswith("/") and store.path.startswith("/") and store.scheme == "file":
-        store = store if store.path.startswith("/Volumes/") else Uri("", "", store.path)  # HDFS, DBFS, local: who knows
+    store = of_spark(store, address) if store and kind == "spark" else store
     prefix = f"{store}#" if store else ""
     if table:
         parts, version, used = _qualified(table, fields)
@@ -167,8 +185,10 @@ def _anywhere(kind: str, fields: Mapping[str, Any]) -> _Found:
         canonical = f"{prefix}{name.lower() if kind in _CASELESS_TABLES else name}"
         return _Found(canonical, Table(parts, store), f"{prefix}{name}", used, details | version)
     if query := _first(fields, _ASKED_BY):
-        query = redact(" ".join(query.split()))
-        return _Found(f"{prefix}{query}", None, used=(*_LOCATED_BY, *_ASKED_BY), details=details)
+        logged = _as_logged(fields, _ASKED_BY)
+        query = redact(_clean(" ".join((logged or query).split())))  # a line break parts words
+        asked = Query(logged, store)
+        return _Found(f"{prefix}{query}", asked, used=(*_LOCATED_BY, *_ASKED_BY), details=details)
     if store:
         return _Found(str(store), store, redact_url(address), _LOCATED_BY, details)
     if name := _first(fields, _NAMED_BY_ID):
@@ -176,6 +196,15 @@ def _anywhere(kind: str, fields: Mapping[str, Any]) -> _Found:
         parts = (name,) if "topic" in fields else _split(name)
         return _Found(name, Table(parts) if parts else None, used=_NAMED_BY_ID)
     return _Found(None)
+
+
+def location(text: str) -> Location | None:
+    """The place that an address, a path or a dotted name stands for, where nothing else is said of it."""
+    if _BARE_URI.fullmatch(text):
+        parsed = parse_uri(text)
+        return parsed[0] if parsed else None
+    parts = _split(text)
+    return Table(parts) if parts else None
 
 
 def _hugging_face(fields: Mapping[str, Any]) -> _Found:
@@ -217,6 +246,12 @@ def parse_uri(text: str, *, delta: bool = False) -> tuple[Uri, dict[str, str]] |
             details["query"] = query
         uri = _remote(scheme, rest, details)
     return (uri, details) if uri.authority or uri.path else None
+
+
+def of_spark(uri: Uri, address: str) -> Uri:
+    """What Spark takes this address for: a path alone is on its default file system. HDFS, DBFS, local: who knows."""
+    is_path = address.startswith("/") and uri.scheme == "file" and uri.path.startswith("/")
+    return Uri("", "", uri.path) if is_path and not uri.path.startswith("/Volumes/") else uri
 
 
 def _scheme(text: str) -> str:
@@ -301,13 +336,22 @@ def _split(name: str) -> tuple[str, ...]:
 
 def _first(fields: Mapping[str, Any], keys: Iterable[str]) -> str:
     """The first of these that holds a text, or a list of one text."""
+    return next((text for value in _texts(fields, keys) if (text := _clean(value).strip())), "")
+
+
+def _as_logged(fields: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """The same text with its line breaks; empty where it is too long to be parsed."""
+    text = next((sound(value) for value in _texts(fields, keys) if _clean(value).strip()), "")
+    return text if len(text) <= _MAX_QUERY_CHARS else ""
+
+
+def _texts(fields: Mapping[str, Any], keys: Iterable[str]) -> Iterator[str]:
     for key in keys:
         value = fields.get(key)
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
-        if isinstance(value, str) and (text := _clean(value).strip()):
-            return text
-    return ""
+        if isinstance(value, str):
+            yield value
 
 
 def _details(fields: Mapping[str, Any]) -> dict[str, str]:

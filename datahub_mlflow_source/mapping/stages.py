@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from datahub.metadata.schema_classes import (
-    GlobalTagsClass,
     MetadataChangeProposalClass,
     TagAssociationClass,
     TagPropertiesClass,
 )
-from datahub.metadata.urns import MlModelUrn
+from datahub.metadata.urns import TagUrn, Urn
 from datahub.specific.aspect_helpers.tags import HasTagsPatch
 
 from datahub_mlflow_source.mapping.rules import Entity
@@ -50,7 +49,7 @@ def stage_tags() -> list[Entity]:
     ]
 
 
-def stage_patch(urn: MlModelUrn, stage: str) -> list[MetadataChangeProposalClass]:
+def stage_patch(urn: Urn, stage: str) -> list[MetadataChangeProposalClass]:
     """Puts the tag of this stage on a version and takes those of other stages off; other tags stay."""
     patch = _TagsOfModel(str(urn))
     patch.remove_tag(str(stage_tag_urn(_BUILT_INS_NO_STAGE)))
@@ -62,8 +61,6 @@ def stage_patch(urn: MlModelUrn, stage: str) -> list[MetadataChangeProposalClass
     return list(patch.build())
 
 
-def stage_aspect(stage: str) -> GlobalTagsClass | None:
-    """The tag as a plain aspect, for a catalog that takes no patches: it replaces all tags there."""
-    if stage not in (known.name for known in STAGES):
-        return None
-    return GlobalTagsClass([TagAssociationClass(str(stage_tag_urn(stage)))])
+def stage_tag(stage: str) -> TagUrn | None:
+    """Of a version in this stage; None where it is in none."""
+    return stage_tag_urn(stage) if stage in (known.name for known in STAGES) else None

@@ -10,29 +10,37 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 from urllib.parse import quote_plus
 
-from datahub.emitter.mce_builder import datahub_guid
+from datahub.emitter.mce_builder import ALL_ENV_TYPES, datahub_guid
 from datahub.emitter.mcp_builder import ContainerKey, ExperimentKey
 from datahub.metadata.urns import (
     ContainerUrn,
+    CorpGroupUrn,
     CorpUserUrn,
+    DataFlowUrn,
+    DataJobUrn,
     DataPlatformInstanceUrn,
     DataPlatformUrn,
     DataProcessInstanceUrn,
     DatasetUrn,
+    DomainUrn,
+    MlFeatureUrn,
     MlModelDeploymentUrn,
     MlModelGroupUrn,
     MlModelUrn,
+    SchemaFieldUrn,
+    StructuredPropertyUrn,
     TagUrn,
     Urn,
     VersionSetUrn,
 )
 from datahub.utilities.urn_encoder import UrnEncoder
+from datahub.utilities.urns.error import InvalidUrnError
 
 from datahub_mlflow_source.records import ModelDeployment, in_workspace
 
@@ -44,6 +52,12 @@ _SHORTENED_HASH = 16  # hex digits that stand for what was cut off
 _SHORTENED = re.compile(rf"~[0-9a-f]{{{_SHORTENED_HASH}}}(,|$)")
 _LONGEST_CHARACTER = 15  # bytes of one more character: ␟, which is %E2%90%9F in a URN, URL-encoded once more
 _USER_PREFIX = "urn:li:corpuser:"
+_OWNERS: Mapping[str, type[CorpUserUrn] | type[CorpGroupUrn]] = {
+    _USER_PREFIX: CorpUserUrn,
+    "urn:li:corpGroup:": CorpGroupUrn,
+}
+_ANY_URN = re.compile(r"urn:li:(\w+):(.+)", re.DOTALL)
+_GROUPS_AND_USERS = frozenset({CorpUserUrn.ENTITY_TYPE, CorpGroupUrn.ENTITY_TYPE})
 _READS_AS_ENCODED = re.compile(r"%(25)*(2C|28|29|E2%(25)*90%(25)*9F)")
 
 U = TypeVar("U", bound=Urn)
@@ -207,6 +221,12 @@ def dataset_urn(name: str, identity: str, naming: Naming) -> DatasetUrn:
     return fit(lambda text: DatasetUrn(PLATFORM, text, naming.env), text)
 
 
+def column_urn(dataset: DatasetUrn, path: str) -> SchemaFieldUrn | None:
+    """urn:li:schemaField:(<dataset>,<field path>), as `make_schema_field_urn` of DataHub makes it; None: too long."""
+    urn = SchemaFieldUrn(dataset, path)
+    return urn if encoded_length(str(urn)) <= URN_BYTES else None
+
+
 def evaluation_dataset_urn(dataset_id: str, naming: Naming) -> DatasetUrn:
     """urn:li:dataset:(urn:li:dataPlatform:mlflow,[<instance>.]<dataset id>,<env>)"""
     return fit(lambda text: DatasetUrn(PLATFORM, text, naming.env), escaped(naming.qualified(dataset_id)))
@@ -239,3 +259,97 @@ def platform_instance_urn(naming: Naming) -> DataPlatformInstanceUrn | None:
     if not naming.platform_instance:
         return None
     return DataPlatformInstanceUrn(PLATFORM_URN, naming.platform_instance)
+
+
+@lru_cache(maxsize=1024)
+def data_flow_urn(platform: str, flow: str, cluster: str, instance: str, *, is_ours: bool) -> DataFlowUrn | None:
+    """urn:li:dataFlow:(<tool>,[<instance>.]<flow>,<cluster>), as `DataFlowUrn.create_from_ids` has it.
+
+    Of another integration, whose names are not escaped: None where that can't have such an entity.
+    """
+    name = f"{instance}.{flow}" if instance else flow
+    if is_ours:
+        return fit(lambda text: DataFlowUrn(platform, text, cluster), escaped(name))
+    urn = DataFlowUrn(platform, name, cluster)
+    return urn if encoded_length(str(urn)) <= URN_BYTES else None
+
+
+@lru_cache(maxsize=1024)
+def data_job_urn(flow: DataFlowUrn, task: str, *, is_ours: bool) -> DataJobUrn | None:
+    """urn:li:dataJob:(<flow>,<task>), as above."""
+    if is_ours:
+        return fit(lambda text: DataJobUrn(str(flow), text), escaped(task))
+    urn = DataJobUrn(str(flow), task)
+    return urn if encoded_length(str(urn)) <= URN_BYTES else None
+
+
+def task_run_urn(platform: str, run_id: str, cluster: str) -> DataProcessInstanceUrn:
+    """urn:li:dataProcessInstance:<guid of id, tool and cluster>, as DataHub's `DataProcessInstance` has it."""
+    return DataProcessInstanceUrn(datahub_guid({"id": run_id, "orchestrator": platform, "cluster": cluster}))
+
+
+def data_platform_instance_urn(platform: str, instance: str) -> DataPlatformInstanceUrn:
+    """urn:li:dataPlatformInstance:(urn:li:dataPlatform:<platform>,<instance>)"""
+    return DataPlatformInstanceUrn(str(DataPlatformUrn(platform)), instance)
+
+
+@lru_cache(maxsize=4096)
+def ml_feature_urn(project: str, view: str, feature: str) -> MlFeatureUrn | None:
+    """urn:li:mlFeature:(<project>.<feature view>,<feature>), as DataHub's Feast source has it (`source/feast.py`).
+
+    It encodes nothing: None for names that it can't have, or that are too long.
+    """
+    if not set(f"{project}{view}{feature}").isdisjoint(",()␟") or not f"{project}{view}{feature}".isprintable():
+        return None
+    urn = MlFeatureUrn(f"{project}.{view}", feature)
+    return urn if encoded_length(str(urn)) <= URN_BYTES else None
+
+
+def alias_tag_urn(alias: str) -> TagUrn:
+    """urn:li:tag:mlflow_alias_<alias>"""
+    return fit(TagUrn, escaped(f"mlflow_alias_{alias}"))
+
+
+@lru_cache(maxsize=4096)
+def owner_urn(template: str, user: str) -> CorpUserUrn | CorpGroupUrn | None:
+    """`urn:li:corpuser:<user>` or `urn:li:corpGroup:<user>`, as the recipe's template has it; None for no name."""
+    prefix = next((prefix for prefix in _OWNERS if template.startswith(prefix)), "")
+    name = template.removeprefix(prefix).replace("{user}", user.removeprefix(_USER_PREFIX)).strip()
+    if not prefix or not name or not name.isprintable():
+        return None
+    kind = _OWNERS[prefix]
+    return fit(lambda text: kind.from_string(prefix + UrnEncoder.encode_string(text)), escaped(name))
+
+
+def clean_urn(text: str) -> str | None:
+    """`urn:li:<type>:<whatever>`, made of any text by DataHub's builders, as a URN of one part; None where it is none.
+
+    What is encoded already stays as it is.
+    """
+    match = _ANY_URN.fullmatch(text)
+    if not match or not match[2].strip() or not match[2].isprintable():
+        return None
+    name = UrnEncoder.encode_string(match[2].strip())
+    if match[1] in _GROUPS_AND_USERS and name.startswith("urn:li:"):  # a user who is called like that
+        return None
+    return f"urn:li:{match[1]}:{name}"
+
+
+def structured_property_urn(name: str) -> StructuredPropertyUrn:
+    """urn:li:structuredProperty:<name>"""
+    return StructuredPropertyUrn(name)
+
+
+def domain_urn(domain: str) -> DomainUrn:
+    """urn:li:domain:<id>; `domain` may be the URN already."""
+    return DomainUrn(domain.removeprefix(f"urn:li:{DomainUrn.ENTITY_TYPE}:"))
+
+
+def parsed_dataset_urn(text: str) -> DatasetUrn | None:
+    """A dataset's URN that somebody wrote; None where it is none, or DataHub would refuse it."""
+    try:
+        urn = DatasetUrn.from_string(text)
+    except (InvalidUrnError, ValueError):
+        return None
+    is_sound = str(urn) == text and text.isprintable() and urn.env in ALL_ENV_TYPES and urn.name.strip()
+    return urn if is_sound and encoded_length(text) <= URN_BYTES else None

@@ -26,8 +26,8 @@ NEEDED = (
 )
 
 
-class HeldDataset(BaseModel):
-    """A dataset as the latest run of one shard has it, ready to be sent."""
+class Held(BaseModel):
+    """A dataset, or the task that started runs, as the latest run of one shard has it, ready to be sent."""
 
     start_time: int
     run_id: str
@@ -40,7 +40,7 @@ class HeldDataset(BaseModel):
 
 
 class ShardState(CheckpointStateBase):
-    """One shard's part of what removal has to know, and of the datasets."""
+    """One shard's part of what removal has to know, and of what runs say about others."""
 
     complete: bool = False  # it came to its end, without a failure that makes all of it doubtful
     failed: bool = False  # something of it could not be read, or was not sent
@@ -51,7 +51,7 @@ class ShardState(CheckpointStateBase):
     incomplete: list[str] = Field(default_factory=list)  # entity types of which something is missing
     experiments: dict[str, str] = Field(default_factory=dict)  # all that MLflow lists, names by id
     registry: str = ""  # URN of its container
-    datasets: dict[str, HeldDataset] = Field(default_factory=dict)  # by URN
+    held: dict[str, Held] = Field(default_factory=dict)  # by URN
 
 
 class ShardHandler(StatefulIngestionUsecaseHandlerBase[ShardState]):

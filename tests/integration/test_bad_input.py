@@ -137,6 +137,21 @@ RECIPES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"tracking_uri": "http://localhost", "sink": {"type": "blackhole"}},
         ("remembers in DataHub what was sent: it needs the sink `datahub-rest`, or `datahub_api`",),
     ),
+    "a rule with a bad regex": (
+        {
+            "tracking_uri": "http://localhost",
+            "meta_mapping": {"class": {"match": "[", "operation": "add_tag", "config": {"tag": "x"}}},
+        },
+        ("`meta_mapping.class`: `match` '[' is no regular expression",),
+    ),
+    "a scheduler without a flow": (
+        {"tracking_uri": "http://localhost", "orchestrators": {"acme": {"when": {"source": "acme"}}}},
+        ("`orchestrators.acme` is not known: it needs `flow`",),
+    ),
+    "an owner that is none": (
+        {"tracking_uri": "http://localhost", "owners": ["urn:li:tag:x"]},
+        ("`owners`: 'urn:li:tag:x' is no user or group",),
+    ),
     "bad value": (
         {"tracking_uri": "http://localhost", "include_runs": "some", "password": PASSWORD},
         ("include_runs", "'all', 'registered' or 'none'"),

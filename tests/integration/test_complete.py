@@ -9,6 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from datahub.emitter.mce_builder import make_dataset_urn, make_schema_field_urn
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
@@ -229,6 +230,18 @@ def test_what_has_no_real_dataset_behind_it_is_listed(ingested: Ingested) -> Non
     listed = ingested.report.unresolved_datasets
     assert 0 < listed.total_elements == len(without) < len(of_runs)
     assert not any(secret in str(listed) for secret in SECRETS)
+
+
+def test_a_query_leads_to_its_tables_and_their_columns(ingested: Ingested) -> None:
+    urn, found = ingested.named("dataset", "spark query")
+    orders = make_dataset_urn("hive", "sales.orders")
+    customers = make_dataset_urn("databricks", "main.crm.customers")
+    lineage = found["upstreamLineage"]
+    assert [upstream["dataset"] for upstream in lineage["upstreams"]] == [customers, orders]
+    assert {tuple(c["downstreams"]): c["upstreams"] for c in lineage["fineGrainedLineages"]} == {
+        (make_schema_field_urn(urn, "id"),): [make_schema_field_urn(orders, "id")],
+        (make_schema_field_urn(urn, "country"),): [make_schema_field_urn(customers, "Country")],
+    }
 
 
 def test_the_recipe_says_how_other_connectors_name_their_datasets(server: MlflowServer, tmp_path: Path) -> None:

@@ -171,7 +171,8 @@ def leaves(value: Any, path: tuple[str, str]) -> Iterator[tuple[tuple[str, str],
     if path[1] == "workspace" and value == "default":  # said by what is in no container of a workspace
         return
     if path == ("Dataset", "source"):  # JSON, whose parts are said
-        yield from leaves(list(json.loads(value).values()), ("Dataset", "part of the source"))
+        parts = [" ".join(part.split()) if isinstance(part, str) else part for part in json.loads(value).values()]
+        yield from leaves(parts, ("Dataset", "part of the source"))  # a query is shown in one line
     elif isinstance(value, Mapping):
         for key in value.keys() - TAGS_LEFT_OUT.keys() - _without_value(value, path):
             yield path, key

@@ -240,6 +240,13 @@ TENSOR = {
 NUMPY_PROFILE = {"features_shape": [3, 4], "features_size": 12, "features_nbytes": 96}
 
 
+JOIN = """
+SELECT o.id, c.Country AS country -- of the customer
+FROM sales.orders o JOIN main.crm.customers c ON o.customer_id = c.id
+"""
+OF_JOIN = {"mlflow_colspec": [{"name": "id", "type": "long"}, {"name": "country", "type": "string"}]}
+
+
 def _dataset(
     name: str,
     source_type: str,
@@ -282,7 +289,7 @@ DATASETS = [
     _dataset("delta name", "delta_table", {"delta_table_name": "main.sales.orders", "delta_table_version": 3}),
     _dataset("delta path", "delta_table", {"path": "s3://acme-lake/orders"}),
     _dataset("spark table", "spark", {"table_name": "hive.sales.returns"}),
-    _dataset("spark query", "spark", {"sql": "select 1"}),
+    _dataset("spark query", "spark", {"sql": JOIN}, schema=OF_JOIN),
     _dataset("hub", "hugging_face", HUGGING_FACE),
     _dataset("file", "local", {"uri": "/data/churn.csv"}, context="test"),
     _dataset("volume", "local", {"uri": "/Volumes/main/sales/raw/churn.csv"}),

@@ -27,10 +27,10 @@ from datahub_mlflow_source.mapping.urns import Naming, deployment_urn, workspace
 from datahub_mlflow_source.outgoing import Outgoing
 from datahub_mlflow_source.readers.rows import gateway_endpoint
 from datahub_mlflow_source.readers.serving import Answer, ModelServer, Serving
+from datahub_mlflow_source.recipe import selection_of
 from datahub_mlflow_source.records import ModelDeployment, ModelVersion, Unreadable
 from datahub_mlflow_source.report import MlflowSourceReport
 from datahub_mlflow_source.selection import DeploymentTags
-from datahub_mlflow_source.source import selection_of
 from datahub_mlflow_source.unread import Unread
 from tests.unit.entities import aspect, assert_accepted, text
 from tests.unit.records import START, make_experiment, make_version

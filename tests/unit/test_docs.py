@@ -20,7 +20,6 @@ from datahub_mlflow_source.config import MlflowSourceConfig
 from datahub_mlflow_source.config_blocks import (
     ArtifactStoreConfig,
     DatabaseConfig,
-    DatasetPlatformConfig,
     DeploymentsConfig,
     DeploymentTagsConfig,
     LimitsConfig,
@@ -30,6 +29,8 @@ from datahub_mlflow_source.config_blocks import (
     ShardConfig,
     TlsConfig,
 )
+from datahub_mlflow_source.config_lineage import DatasetPlatformConfig, DatasetRuleConfig, OrchestratorConfig
+from datahub_mlflow_source.config_meaning import OwnerConfig
 from datahub_mlflow_source.connection import connections, workspaces_of
 from docs.generate import GROUPS, PAGE, ROOT, SCHEMA, Group, page, recipe_schema, rows, schema_text
 
@@ -42,10 +43,19 @@ BLOCKS: dict[str, type[BaseModel]] = {
     "limits": LimitsConfig,
     "shard": ShardConfig,
     "dataset_platform_map": DatasetPlatformConfig,
+    "dataset_rules": DatasetRuleConfig,
+    "orchestrators": OrchestratorConfig,
+    "owners": OwnerConfig,
     "deployments": DeploymentsConfig,
     "deployments.servers": ModelServerConfig,
     "deployments.tags": DeploymentTagsConfig,
     "stateful_ingestion": RemovalConfig,
+}
+
+
+_WITHIN = {
+    **dict.fromkeys(("servers", "dataset_rules", "owners"), "[]"),
+    **dict.fromkeys(("dataset_platform_map", "orchestrators"), ".<name>"),
 }
 
 
@@ -60,7 +70,7 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name in model.model_fields:
         yield f"{prefix}{name}"
         if block := BLOCKS.get(f"{prefix}{name}"):
-            within = {"servers": "[]", "dataset_platform_map": ".<name>"}.get(name, "")
+            within = _WITHIN.get(name, "")
             yield from keys(block, f"{prefix}{name}{within}.")
 
 

@@ -11,7 +11,6 @@ import requests
 from datahub.emitter.mcp_patch_builder import MetadataPatchProposal
 from datahub.metadata import schema_classes as dh
 from datahub.specific.aspect_helpers.documentation import HasDocumentationPatch
-from datahub.specific.aspect_helpers.domains import HasDomainsPatch
 from datahub.specific.aspect_helpers.institutional_memory import HasInstitutionalMemoryPatch
 from datahub.specific.aspect_helpers.ownership import HasOwnershipPatch
 from datahub.specific.aspect_helpers.structured_properties import HasStructuredPropertiesPatch
@@ -36,7 +35,6 @@ class ModelPatch(
     HasOwnershipPatch,
     HasStructuredPropertiesPatch,
     HasInstitutionalMemoryPatch,
-    HasDomainsPatch,
     HasDocumentationPatch,
 ):
     """DataHub has no builder for mlModel; its parts fit."""
@@ -144,20 +142,6 @@ def test_structured_property_is_set_beside_others(gms: GmsStandIn) -> None:
             {"propertyUrn": AREA, "values": [{"string": "sales"}]},
             {"propertyUrn": RISK, "values": [{"string": "low"}]},
         ]
-    }
-
-
-def test_both_lists_of_domains_stay_alike(gms: GmsStandIn) -> None:
-    gms.write(MODEL, dh.DomainsClass(["urn:li:domain:a"]))
-    apply(gms, ModelPatch().add_domain(dh.DomainAssociationClass("urn:li:domain:b")))
-    assert gms.aspect(MODEL, "domains") == {
-        "domains": ["urn:li:domain:a", "urn:li:domain:b"],
-        "domainAssociations": [{"domain": "urn:li:domain:a"}, {"domain": "urn:li:domain:b"}],
-    }
-    assert refusal(gms, "domains", [{"op": "remove", "path": "/domains/urn:li:domain:a", "value": {}}]) is None
-    assert gms.aspect(MODEL, "domains") == {
-        "domains": ["urn:li:domain:b"],
-        "domainAssociations": [{"domain": "urn:li:domain:b"}],
     }
 
 

@@ -526,3 +526,31 @@ class TestPlatformInfo:
     @pytest.mark.parametrize("platform", ["s3", "gcs", "databricks", "hive", "mlflow", "postgres"])
     def test_and_not_about_one_that_it_knows(self, platform: str) -> None:
         assert platform_info(platform) is None
+
+
+# Datasets that somebody named by DataHub's own URN
+
+
+def by_urn(urn: str) -> str | None:
+    found = real_dataset(parse_source("datahub", json.dumps({"urn": urn})), "datahub", env="DEV", platform_of_type={})
+    return str(found) if found else None
+
+
+def test_a_dataset_by_its_urn_is_that_dataset() -> None:
+    urn = make_dataset_urn("snowflake", "shop.sales.orders", "PROD")
+    assert by_urn(urn) == urn
+
+
+@pytest.mark.parametrize(
+    "urn",
+    [
+        "urn:li:dataset:(urn:li:dataPlatform:snowflake,a)",
+        "urn:li:dataset:(urn:li:dataPlatform:snowflake,a,b,PROD)",
+        "urn:li:dataset:(urn:li:dataPlatform:snowflake,a,NOWHERE)",
+        "urn:li:dataset:(urn:li:dataPlatform:snowflake, ,PROD)",
+        "urn:li:tag:x",
+        "urn:li:dataset:(urn:li:dataPlatform:snowflake," + "a" * 600 + ",PROD)",
+    ],
+)
+def test_what_is_no_urn_of_a_dataset_is_nothing(urn: str) -> None:
+    assert by_urn(urn) is None

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 from typing import Any
 
 import pytest
+from datahub.emitter.mce_builder import (
+    make_dataset_urn,
+    make_dataset_urn_with_platform_instance,
+    make_schema_field_urn,
+)
 from datahub.metadata.schema_classes import (
     DataPlatformInfoClass,
     DataPlatformInstanceClass,
     DatasetPropertiesClass,
+    FineGrainedLineageClass,
     SchemaMetadataClass,
     UpstreamLineageClass,
 )
 from datahub.metadata.urns import DatasetUrn
 
-from datahub_mlflow_source.mapping.datasets import input_dataset, is_evaluation, map_dataset, platform_of
+from datahub_mlflow_source.mapping.datasets import (
+    input_dataset,
+    is_evaluation,
+    map_dataset,
+    platform_of,
+    upstreams_of,
+)
+from datahub_mlflow_source.mapping.lineage import PlatformNaming
+from datahub_mlflow_source.mapping.queries import read
 from datahub_mlflow_source.mapping.rules import Entity, Limits, Rules
 from datahub_mlflow_source.mapping.urns import Naming
 from datahub_mlflow_source.records import DatasetInput
@@ -31,7 +46,7 @@ COLUMNS = (
 
 
 def mapped(dataset: DatasetInput, rules: Rules = RULES, experiment: str = "churn") -> Entity:
-    return map_dataset(input_dataset(dataset, make_experiment(name=experiment), rules), rules)
+    return map_dataset(input_dataset(dataset, make_experiment(name=experiment), rules), rules, read)
 
 
 def urn(dataset: DatasetInput, experiment: str = "churn", workspace: str = "") -> str:
@@ -228,6 +243,121 @@ def test_a_platform_that_datahub_does_not_know_is_described() -> None:
 @pytest.mark.parametrize("platform", ["s3", "snowflake", "hive"])
 def test_a_platform_that_datahub_knows_is_left_alone(platform: str) -> None:
     assert platform_of(DatasetUrn(platform, "x", "PROD")) is None
+
+
+# The tables that a query reads
+
+
+QUERY = "SELECT o.id, c.Name AS customer -- who\nFROM sales.orders o JOIN main.crm.customers c ON o.customer = c.id"
+ORDERS = make_dataset_urn("hive", "sales.orders")
+CUSTOMERS = make_dataset_urn("databricks", "main.crm.customers")
+QUERY_COLUMNS = '{"mlflow_colspec": [{"name": "ID", "type": "long"}, {"name": "customer", "type": "string"}]}'
+
+
+def of_query(sql: str = QUERY, schema: str | None = QUERY_COLUMNS, rules: Rules = RULES, **fields: str) -> Entity:
+    return mapped(
+        make_dataset_input(source_type="spark", source=json.dumps({"sql": sql, **fields}), schema=schema), rules
+    )
+
+
+def columns(entity: Entity) -> dict[str, list[str]]:
+    """The column lineage, by the field path of the dataset's own column."""
+    (lineage,) = every(entity, UpstreamLineageClass)
+    found = {}
+    for column in lineage.fineGrainedLineages or []:
+        assert (column.upstreamType, column.downstreamType) == ("FIELD_SET", "FIELD")
+        (downstream,) = column.downstreams or []
+        parent, path = downstream.removeprefix("urn:li:schemaField:(").removesuffix(")").rsplit(",", 1)
+        assert parent == str(entity.urn)
+        found[path] = column.upstreams or []
+    return found
+
+
+def test_a_query_leads_to_all_tables_that_it_reads() -> None:
+    entity = of_query()
+    assert upstreams(entity) == [CUSTOMERS, ORDERS]
+    (lineage,) = every(entity, UpstreamLineageClass)
+    assert {upstream.type for upstream in lineage.upstreams} == {"TRANSFORMED"}
+
+
+def test_a_query_leads_to_the_columns_that_its_own_are_made_of() -> None:
+    entity = of_query()
+    assert columns(entity) == {
+        "ID": [make_schema_field_urn(ORDERS, "id")],
+        "customer": [make_schema_field_urn(CUSTOMERS, "Name")],
+    }
+    assert_accepted(entity)
+
+
+def test_only_columns_of_its_own_schema_are_linked() -> None:
+    entity = of_query(schema='{"mlflow_colspec": [{"name": "customer", "type": "string"}]}')
+    assert list(columns(entity)) == ["customer"]
+    none = of_query(schema='{"mlflow_colspec": [{"name": "name", "type": "string"}]}')
+    assert upstreams(none) == [CUSTOMERS, ORDERS]
+    assert columns(none) == {}
+    assert every(none, UpstreamLineageClass)[0].fineGrainedLineages is None
+
+
+def test_without_a_schema_of_its_own_the_query_says_its_columns() -> None:
+    assert list(columns(of_query(schema=None))) == ["id", "customer"]
+
+
+def test_two_columns_of_its_own_that_differ_by_case_are_not_linked() -> None:
+    schema = '{"mlflow_colspec": [{"name": "ID", "type": "long"}, {"name": "id", "type": "long"}]}'
+    assert columns(of_query(schema=schema)) == {}
+
+
+def test_a_column_may_have_any_name() -> None:
+    entity = of_query("SELECT o.`a,(b)` AS `c, d` FROM sales.orders o", schema=None)
+    assert every(entity, UpstreamLineageClass)[0].fineGrainedLineages == [
+        FineGrainedLineageClass(
+            upstreamType="FIELD_SET",
+            downstreamType="FIELD",
+            upstreams=[make_schema_field_urn(ORDERS, "a,(b)")],
+            downstreams=[make_schema_field_urn(str(entity.urn), "c, d")],
+        )
+    ]
+    assert_accepted(entity)
+
+
+def test_a_column_whose_urn_is_too_long_is_left_out() -> None:
+    entity = of_query("SELECT o.id, o.long AS y FROM sales.orders o".replace("long", "x" * 500), schema=None)
+    assert list(columns(entity)) == ["id"]
+    assert_accepted(entity)
+
+
+def test_the_recipe_says_how_the_tables_of_a_query_are_named() -> None:
+    rules = Rules(naming=Naming(env="DEV"), naming_of_platform={"hive": PlatformNaming(platform_instance="eu")})
+    orders = make_dataset_urn_with_platform_instance("hive", "sales.orders", "eu", "DEV")
+    entity = of_query("SELECT o.id FROM sales.orders o", rules=rules)
+    assert upstreams(entity) == [orders]
+    assert columns(entity) == {"ID": [make_schema_field_urn(orders, "id")]}
+
+
+def test_the_recipe_says_which_platform_a_query_is_for() -> None:
+    dataset = make_dataset_input(source_type="warehouse", source='{"query": "SELECT ID FROM DB.PUBLIC.ORDERS"}')
+    assert every(mapped(dataset), UpstreamLineageClass) == []
+    entity = mapped(dataset, Rules(platform_of_type={"warehouse": "snowflake"}))
+    assert upstreams(entity) == [make_dataset_urn("snowflake", "db.public.orders")]
+
+
+def test_what_a_query_reads_besides_is_told() -> None:
+    sql = "SELECT o.id FROM sales.orders o JOIN tmp ON tmp.id = o.id"
+    dataset = make_dataset_input(source_type="spark", source=json.dumps({"sql": sql}))
+    found = upstreams_of(input_dataset(dataset, make_experiment(), RULES), RULES, read)
+    assert ([str(urn) for urn in found.datasets], found.unresolved) == ([ORDERS], ("tmp",))
+
+
+def test_a_query_is_the_same_dataset_however_it_is_laid_out() -> None:
+    one = make_dataset_input(source_type="spark", source=json.dumps({"sql": "SELECT id  FROM sales.orders"}))
+    other = make_dataset_input(source_type="spark", source=json.dumps({"sql": "SELECT id \n FROM sales.orders"}))
+    assert urn(one) == urn(other)
+
+
+def test_credentials_in_a_query_never_come_out() -> None:
+    entity = of_query("SELECT * FROM sales.orders a JOIN parquet.`s3://KEY:hunter2@b/x` WHERE 'password=hunter2' = a")
+    assert len(upstreams(entity)) == 2
+    assert "hunter2" not in text(entity)
 
 
 # What it was read for

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from datahub_mlflow_source.mapping.sources import DatasetSource, HubDataset, Table, Uri, parse_source
+from datahub_mlflow_source.mapping.sources import DatasetSource, HubDataset, Query, Table, Uri, parse_source
 
 
 def parse(source_type: str, **fields: object) -> DatasetSource:
@@ -128,9 +128,21 @@ def test_a_spark_path_keeps_its_identity_without_scheme() -> None:
     assert (found.canonical, found.location) == ("/mnt/raw/t", Uri("", "", "/mnt/raw/t"))
 
 
-def test_a_query_is_an_identity_without_a_place() -> None:
+def test_a_query_is_an_identity_on_one_line_and_kept_as_it_is() -> None:
     found = parse("spark", sql="select *\n  from t")
-    assert (found.canonical, found.location, found.display) == ("select * from t", None, "select * from t")
+    assert (found.canonical, found.display) == ("select * from t", "select * from t")
+    assert found.location == Query("select *\n  from t")
+
+
+def test_a_query_keeps_the_address_of_its_database() -> None:
+    found = parse("mine", uri="postgresql://u:p@h/db", query=["select 1"])
+    assert found.canonical == "postgresql://h/db#select 1"
+    assert found.location == Query("select 1", Uri("postgresql", "h", "/db"))
+
+
+def test_a_query_that_is_too_long_to_be_parsed_is_not_kept() -> None:
+    assert parse("spark", sql="x" * 100_000).location == Query("x" * 100_000)
+    assert parse("spark", sql="x" * 100_001).location == Query("")
 
 
 def test_the_hub_repository_is_the_identity_of_a_hugging_face_dataset() -> None:

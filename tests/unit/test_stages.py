@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from datahub.metadata.schema_classes import GlobalTagsClass, TagPropertiesClass
+from datahub.metadata.schema_classes import TagPropertiesClass
 
-from datahub_mlflow_source.mapping.stages import stage_aspect, stage_patch, stage_tags
+from datahub_mlflow_source.mapping.stages import stage_patch, stage_tag, stage_tags
 from datahub_mlflow_source.mapping.urns import Naming, model_version_urn
 from tests.support.gms.patch import patched
 from tests.unit.entities import aspect, assert_accepted
@@ -74,17 +74,10 @@ def test_a_stage_tag_goes_whoever_put_it_there() -> None:
     assert tags_after("Staging", tagged("mlflow_production", source="urn:li:dataHubAction:x")) == ["mlflow_staging"]
 
 
-@pytest.mark.parametrize("stage", TAG_OF)
-def test_where_nothing_can_be_patched_the_tag_is_a_plain_aspect(stage: str) -> None:
-    tags = stage_aspect(stage)
-    assert isinstance(tags, GlobalTagsClass)
-    assert tags.validate()
-    assert tags.to_obj() == {"tags": [{"tag": f"urn:li:tag:{TAG_OF[stage]}"}]}
-
-
-@pytest.mark.parametrize("stage", NO_STAGE)
-def test_where_nothing_can_be_patched_no_stage_is_no_aspect(stage: str) -> None:
-    assert stage_aspect(stage) is None
+@pytest.mark.parametrize("stage", [*TAG_OF, *NO_STAGE])
+def test_where_nothing_can_be_patched_the_tag_is_among_plain_ones(stage: str) -> None:
+    tag = stage_tag(stage)
+    assert (str(tag) if tag else None) == (f"urn:li:tag:{TAG_OF[stage]}" if stage in TAG_OF else None)
 
 
 def test_the_tags_are_the_built_ins_apart_from_the_one_for_none() -> None:

@@ -24,7 +24,8 @@ ArrayKeys = Mapping[str, Sequence[str]]
 SOURCE = f"attribution{NESTED}source"
 
 # The aspects that may be patched, with the keys that templates of different releases give to their arrays.
-# The server would take the keyed form for any aspect; what we never mean to patch is refused.
+# The server would take the keyed form for any aspect; what we never mean to patch is refused. So are domains: a patch
+# of their associations loses what a server before 1.7 stored.
 TEMPLATES: dict[str, list[ArrayKeys]] = {
     "globalTags": [{"tags": ["tag"]}],
     "glossaryTerms": [{"terms": ["urn"]}, {"terms": ["urn", SOURCE]}],
@@ -34,8 +35,7 @@ TEMPLATES: dict[str, list[ArrayKeys]] = {
         {"owners": ["owner", "type", "typeUrn", SOURCE]},
     ],
     "structuredProperties": [{"properties": ["propertyUrn"]}, {"properties": ["propertyUrn", SOURCE]}],
-    "institutionalMemory": [{"elements": ["url"]}, {"elements": ["url", "description"]}],
-    "domains": [{"domains": []}],
+    "institutionalMemory": [],  # the server has no template: only patches that bring keys
     "documentation": [{"documentations": [SOURCE]}],
     "status": [{}],
 }
@@ -54,10 +54,11 @@ def patched(aspect: str, current: Aspect | None, payload: Any) -> Aspect:
         raise PatchError(f"Patch not supported for aspect with name {aspect}.")
     keys, operations = _read(payload)
     before = copy.deepcopy(current) if current is not None else _default(aspect)
-    if aspect == "domains":
-        before.setdefault("domainAssociations", [{"domain": domain} for domain in before["domains"]])
-    after = _apply(before, keys, operations) if keys is not None else _apply_by_template(aspect, before, operations)
-    return _in_step(before, after) if aspect == "domains" else after
+    if keys is None:
+        return _apply_by_template(aspect, before, operations)
+    if aspect == "structuredProperties":
+        _check_assignments(operations)
+    return _apply(before, keys, operations)
 
 
 def _read(payload: Any) -> tuple[ArrayKeys | None, list[dict[str, Any]]]:
@@ -83,7 +84,8 @@ def _default(aspect: str) -> Aspect:
         "ownership": {"owners": [], "lastModified": stamp},
         "status": {"removed": False},
     }
-    return defaults.get(aspect, {field: [] for field in TEMPLATES[aspect][0]})
+    fields = TEMPLATES[aspect][0] if TEMPLATES[aspect] else ["elements"]
+    return defaults.get(aspect, {field: [] for field in fields})
 
 
 def _apply_by_template(aspect: str, before: Aspect, operations: list[dict[str, Any]]) -> Aspect:
@@ -95,7 +97,7 @@ def _apply_by_template(aspect: str, before: Aspect, operations: list[dict[str, A
         except PatchError as error:
             errors.append(error)
     if not results:
-        raise errors[0]
+        raise errors[0] if errors else PatchError(f"no template for {aspect}: send arrayPrimaryKeys with it")
     if errors or any(result != results[0] for result in results):
         message = f"this plain patch of {aspect} depends on the release of the server: send arrayPrimaryKeys with it"
         raise PatchError(message)
@@ -183,10 +185,9 @@ def _operate(document: Aspect, operation: dict[str, Any]) -> None:
         node[last] = copy.deepcopy(operation.get("value"))
 
 
-def _in_step(before: Aspect, after: Aspect) -> Aspect:
-    """A domain is held twice since 1.7; the server keeps both lists alike (its `DomainsSyncMutationHook`)."""
-    associations = after.get("domainAssociations") or []
-    if associations != before["domainAssociations"]:
-        return after | {"domains": list(dict.fromkeys(entry.get("domain") for entry in associations))}
-    known = {entry["domain"]: entry for entry in associations}
-    return after | {"domainAssociations": [known.get(domain, {"domain": domain}) for domain in after["domains"]]}
+def _check_assignments(operations: list[dict[str, Any]]) -> None:
+    """Each `add` must be one assignment: `StructuredPropertiesValidator`, by the time a request comes in (1.7)."""
+    for operation in operations:
+        value = operation.get("value")
+        if operation["op"] == "add" and not (isinstance(value, dict) and {"propertyUrn", "values"} <= value.keys()):
+            raise PatchError(f"no assignment of a structured property: {str(operation)[:200]}")

@@ -158,12 +158,13 @@ class GmsStandIn:
             return self._get(route, unquote(path[1]), query)
         return wire.error(404, f"the stand-in knows no {method} {route}")
 
-    def _posts(self) -> dict[str, Callable[[dict[str, Any]], Reply]]:
+    def _posts(self) -> dict[str, Callable[[Any], Reply]]:
         return {
             "/aspects?action=getTimeseriesAspectValues": self._timeseries_values,
             "/entities?action=delete": self._delete,
             "/entities?action=listUrns": self._list_urns,
             "/api/graphql": self._graphql,
+            "/openapi/v3/entity/batchGet": self._batch_get,
         }
 
     def _ingest(self, method: str, path: list[str], query: dict[str, list[str]], body: Any) -> Reply:
@@ -201,6 +202,9 @@ class GmsStandIn:
     def _timeseries_values(self, query: dict[str, Any]) -> Reply:
         return Reply(200, {"value": wire.timeseries_values(self._store, query)})
 
+    def _batch_get(self, wanted: list[dict[str, Any]]) -> Reply:
+        return Reply(200, [wire.entity_of_openapi(self._store, dict(entity)) for entity in wanted])
+
     def _delete(self, query: dict[str, Any]) -> Reply:
         rows, events = self._store.delete(query["urn"], query.get("aspectName"))
         return Reply(200, {"value": {"urn": query["urn"], "rows": rows, "timeseriesRows": events}})
@@ -236,6 +240,8 @@ class GmsStandIn:
 def _route(path: str, query: dict[str, list[str]]) -> str:
     """The path without what varies (URNs, entity types), with rest.li's action."""
     steps = path.split("/")[1:]
+    if steps[-1] == "batchGet":
+        return "/openapi/v3/entity/batchGet"
     kept = steps[:3] if steps[0] == "openapi" else steps[:2] if steps[0] == "api" else steps[:1]
     action = query.get("action")
     return "/" + "/".join(kept) + (f"?action={action[0]}" if action else "")

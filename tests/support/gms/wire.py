@@ -88,6 +88,14 @@ def entity(store: Store, urn: str, names: list[str] | None) -> dict[str, Any]:
     return {"urn": urn, "entityName": parsed.entity_type, "aspects": aspects}
 
 
+def entity_of_openapi(store: Store, wanted: dict[str, Any]) -> dict[str, Any]:
+    """One of the answer of batchGet: `{"urn": …, "<aspect>": {"value": …}}`, of those that were asked for."""
+    urn = wanted.pop("urn")
+    urns.check(urn)
+    found = store.aspects(urn)
+    return {"urn": urn, **{name: {"value": found[name]} for name in wanted if name in found}}
+
+
 def _enveloped(name: str, value: Aspect) -> dict[str, Any]:
     created = {"time": 0, "actor": SYSTEM_ACTOR}
     return {"name": name, "type": "VERSIONED", "version": 0, "value": value, "created": created}

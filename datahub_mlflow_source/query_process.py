@@ -7,7 +7,6 @@ first query and serves all of them; what the parser imports never takes memory o
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import subprocess
@@ -77,7 +76,7 @@ def _started() -> subprocess.Popen[bytes]:
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,  # the parsers log pieces of what they don't understand, which may be a credential
         env={**os.environ, **paths, **_ENVIRONMENT},
     )
 
@@ -86,7 +85,6 @@ def serve() -> None:
     """In that process: one query after the other, until the ingestion is gone."""
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     sys.stdout = sys.stderr  # for whatever else is printed
-    logging.disable()  # the parsers log pieces of what they don't understand: a query may hold a credential
     _bound_memory()
     while (asked := _next(questions)) is not None:
         _bound_time()

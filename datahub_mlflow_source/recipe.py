@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import warnings
 from dataclasses import replace
 
 import requests
@@ -132,7 +133,9 @@ def _owner_rule(owner: OwnerConfig, config: MlflowSourceConfig) -> OwnerRule:
 
 def _domains(config: MlflowSourceConfig, graph: DataHubGraph | None) -> dict[str, str]:
     try:
-        registry = DomainRegistry(list(config.domain), graph)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of DataHub's client, by DataHub's registry
+            registry = DomainRegistry(list(config.domain), graph)
         return {name: str(domain_urn(registry.get_domain_urn(name))) for name in config.domain}
     except (ValueError, OperationalError, requests.RequestException) as error:
         raise RecipeError(f"`domain`: {error}") from error

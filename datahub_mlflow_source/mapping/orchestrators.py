@@ -223,22 +223,27 @@ CONVENTION = Orchestrator(
     url="{orchestrator.url}",
 )
 
-_DOLPHIN_PROJECT = "{dolphinscheduler_project_code|dolphinscheduler_project_name}"
-_DOLPHIN_WORKFLOW = "{dolphinscheduler_workflow_code|dolphinscheduler_workflow_name|dolphinscheduler_process_id}"
+
+def _dolphin(*names: str) -> str:
+    """A place for the first of these tags, `dolphinscheduler_project_code` or `dolphinscheduler.project.code`."""
+    return "{" + "|".join(f"dolphinscheduler_{name}|dolphinscheduler.{name.replace('_', '.')}" for name in names) + "}"
+
+
+_PROJECT = _dolphin("project_code", "project_name")
+_WORKFLOW = _dolphin("workflow_code", "workflow_name", "process_code", "process_name", "process_id")
+_DOLPHIN_UI = _dolphin("ui_url") + "/projects/" + _dolphin("project_code") + "/workflow"
 _DATABRICKS = "{mlflow.databricks.workspaceURL|mlflow.databricks.webappURL}"
 # As these tools write them; sources: `facts/market.md` of the project, docs/orchestrators.md.
 KNOWN: tuple[Orchestrator, ...] = (
     CONVENTION,
     Orchestrator(  # by `datahub_mlflow_source.tracking`; the tool itself writes nothing. `source` alone proves nothing
         "dolphinscheduler",
-        flow=f"[{_DOLPHIN_PROJECT}.]{_DOLPHIN_WORKFLOW}",
-        task="{dolphinscheduler_task_code|dolphinscheduler_task_name|dolphinscheduler_task}",
-        flow_name="{dolphinscheduler_workflow_name|dolphinscheduler_workflow_code|dolphinscheduler_process_id}",
-        task_name="{dolphinscheduler_task_name|dolphinscheduler_task|dolphinscheduler_task_code}",
-        url="{dolphinscheduler_ui_url}/projects/{dolphinscheduler_project_code}/workflow/definitions/"
-        "{dolphinscheduler_workflow_code}",
-        run_url="{dolphinscheduler_ui_url}/projects/{dolphinscheduler_project_code}/workflow/instances/"
-        "{dolphinscheduler_workflow_instance_id}?code={dolphinscheduler_workflow_code}",
+        flow=f"[{_PROJECT}.]{_WORKFLOW}",
+        task=_dolphin("task_code", "task_name", "task"),
+        flow_name=_dolphin("workflow_name", "process_name", "workflow_code", "process_code", "process_id"),
+        task_name=_dolphin("task_name", "task", "task_code"),
+        url=f"{_DOLPHIN_UI}/definitions/{_dolphin('workflow_code')}",
+        run_url=f"{_DOLPHIN_UI}/instances/{_dolphin('workflow_instance_id')}?code={_dolphin('workflow_code')}",
     ),
     Orchestrator(  # where somebody copied what Airflow exports to each task, under its own names
         "airflow",

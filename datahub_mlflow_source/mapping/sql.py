@@ -30,7 +30,7 @@ _LOWER_CASE = frozenset({"glue", "hive", "redshift", "trino"})  # so are names s
 _WITHOUT_QUOTES = {"postgres": str.lower, "snowflake": str.upper}  # so are others stored
 _FILES_BY_PATH = frozenset({"avro", "binaryfile", "csv", "delta", "json", "orc", "parquet", "text"})  # Spark's words
 _SYSTEM = frozenset({"information_schema", "pg_catalog", "sys"})  # which no connector reads
-_REACH_INTO_ROWS = frozenset({"bigquery", "redshift"})  # FROM orders o, o.items
+_REACH_INTO_ROWS = frozenset({"bigquery", "redshift"})  # FROM orders o LEFT JOIN o.items
 _UNKNOWN = "?"  # in front of a table that is not certain, where a URN would stand
 
 
@@ -179,8 +179,7 @@ class _Names:
         if any(i is not None and not name for i, name in zip(identifiers, names, strict=True)):
             return ()
         database, schema = (_stored(self._asked.dialect, name, quoted=True) for name in self._asked.database())
-        database, schema = names[0] or database, names[1] or schema
-        return () if database and not schema else tuple(filter(None, (database, schema, names[2])))
+        return tuple(filter(None, (names[0] or database, names[1] or schema, names[2])))
 
     def _location(self, parts: tuple[str, ...]) -> Location | None:
         *around, name = parts

@@ -148,6 +148,10 @@ RECIPES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"tracking_uri": "http://localhost", "orchestrators": {"acme": {"when": {"source": "acme"}}}},
         ("`orchestrators.acme` is not known: it needs `flow`",),
     ),
+    "a domain that DataHub lacks": (
+        {"tracking_uri": "http://localhost", "domain": {"nowhere": {"allow": [".*"]}}},
+        ("`domain`: ",),
+    ),
     "an owner that is none": (
         {"tracking_uri": "http://localhost", "owners": ["urn:li:tag:x"]},
         ("`owners`: 'urn:li:tag:x' is no user or group",),

@@ -359,3 +359,9 @@ def test_flows_of_other_tools_are_not_put_below_our_instance(server: MlflowServe
     for urn in found.urns("dataFlow") | found.urns("dataJob"):
         assert "browsePathsV2" not in found.aspects[urn]
     assert any("browsePathsV2" in found.aspects[urn] for urn in found.urns("container"))
+
+
+def test_a_domain_by_its_id_in_datahub(server: MlflowServer, gms: GmsStandIn) -> None:
+    gms.write("urn:li:domain:risk", dh.DomainPropertiesClass(name="Risk"))
+    ingest_into(gms, config(server, domain={"risk": {"allow": ["^churn"]}}))
+    assert get(gms, the_version(gms), "domains")["domains"] == ["urn:li:domain:risk"]

@@ -97,6 +97,12 @@ def test_as_much_of_it_as_there_is(tags: tuple[str, ...], flow: str, job: str | 
     assert (task.job.job_id if task.job else None) == job
 
 
+def test_its_tags_with_dots_as_people_write_them_by_run_context() -> None:
+    with_dots = {key.replace("_", "."): value for key, value in DOLPHIN.items() if "ui_url" not in key}
+    task = found({**with_dots, "dolphinscheduler.ui.url": DOLPHIN["dolphinscheduler_ui_url"]})
+    assert task == found(DOLPHIN)
+
+
 def test_the_word_dolphinscheduler_alone_proves_nothing() -> None:
     assert started_by({"source": "dolphinscheduler"}) is None
     assert started_by({"source": "dolphinscheduler", "dolphinscheduler_task": "train"}) is None

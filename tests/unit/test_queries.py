@@ -252,10 +252,15 @@ class TestOtherPlatforms:
         found = read("SELECT * FROM DB.PUBLIC.ORDERS", "warehouse", "snowflake")
         assert tables(found) == [make_dataset_urn("snowflake", "db.public.orders")]
         assert read("SELECT * FROM a.b.c", "warehouse", "oracle") == NONE  # nobody knows which names are whole there
+        assert read("SELECT * FROM a.b.c", "spark", "oracle") == NONE
 
     def test_rows_of_a_table_are_no_table(self) -> None:
         found = read("SELECT i.sku FROM orders o, o.items i", "mine", uri="bigquery://p/d")
         assert tables(found) == [make_dataset_urn("bigquery", "p.d.orders")]
+        redshift = "postgresql://c.x.eu.redshift.amazonaws.com/dev"
+        for rows in (", o.items i", " LEFT JOIN o.items i ON TRUE"):
+            found = read(f"SELECT i.sku FROM public.orders o{rows}", "mine", uri=redshift)
+            assert tables(found) == [make_dataset_urn("redshift", "dev.public.orders")]
 
     def test_tables_of_the_address_and_names_of_the_query_are_told_apart(self) -> None:
         found = read("WITH orders AS (SELECT id FROM orders) SELECT id FROM orders", "mine", uri="mysql://h/shop")
@@ -372,7 +377,7 @@ class TestColumns:
             ),
             # c is of a, or of a column b
             ("SELECT a + 1 AS b, b + 1 AS c FROM sales.orders", {"b": ["sales.orders.a"]}),
-            ("SELECT x FROM (SELECT a AS b, b AS x FROM sales.orders)", {}),
+            ("SELECT s.x AS y FROM (SELECT a AS b, b AS x FROM sales.orders) s", {}),
             (
                 "SELECT a + 1 AS b, o.b AS c FROM sales.orders o",
                 {"b": ["sales.orders.a"], "c": ["sales.orders.b"]},

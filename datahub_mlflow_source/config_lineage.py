@@ -184,9 +184,9 @@ class LineageConfig(RecipeModel):
     @field_validator("orchestrators")
     @classmethod
     def _are_orchestrators(cls, orchestrators: dict[str, OrchestratorConfig]) -> dict[str, OrchestratorConfig]:
-        from datahub_mlflow_source.mapping.orchestrators import KNOWN, OF_OTHERS  # imports DataHub's classes
+        from datahub_mlflow_source.mapping.orchestrators import KNOWN, OF_NOBODY, OF_OTHERS  # imports DataHub's classes
 
-        known = {each.platform for each in KNOWN} | OF_OTHERS.keys()
+        known = {each.platform for each in KNOWN} | OF_OTHERS.keys() | OF_NOBODY
         for name, said in orchestrators.items():
             if not _PLATFORM.fullmatch(name):
                 raise RecipeError(
@@ -200,6 +200,8 @@ class LineageConfig(RecipeModel):
                 raise RecipeError(
                     f"`orchestrators.{name}.emit`: DataHub's own integration of {name} has these entities"
                 )
+            if said.flow and not said.when and not any(places(said.flow)):
+                raise RecipeError(f"`orchestrators.{name}`: every run would be of that flow: say `when`")
             if said.when and not (said.flow or said.run):
                 raise RecipeError(f"`orchestrators.{name}`: `when` needs `flow`, from which tags its flow is told")
         return orchestrators

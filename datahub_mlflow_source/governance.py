@@ -5,10 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 
+import requests
+from datahub.configuration.common import OperationalError
 from datahub.emitter.mcp import MetadataChangeProposalWrapper
 from datahub.ingestion.api.workunit import MetadataWorkUnit
 from datahub.ingestion.graph.client import DataHubGraph
-from datahub.metadata.schema_classes import DeprecationClass, DomainsClass
+from datahub.metadata.schema_classes import (
+    DeprecationClass,
+    DomainsClass,
+    GlobalTagsClass,
+    GlossaryTermsClass,
+    OwnershipClass,
+    StatusClass,
+    StructuredPropertiesClass,
+)
 from datahub.metadata.urns import GlossaryTermUrn, TagUrn, Urn
 
 from datahub_mlflow_source.mapping.governance import (
@@ -33,8 +43,6 @@ from datahub_mlflow_source.text import printable
 
 logger = logging.getLogger(__name__)
 
-_MOST_USERS = 100  # of one model
-
 
 class Governance:
     """Of one ingestion."""
@@ -58,10 +66,10 @@ class Governance:
             report,
             reads_domains=DomainsClass.ASPECT_NAME in self._in_use,
             reads_deprecations=DeprecationClass.ASPECT_NAME in self._in_use,
-            domains_of_recipe=frozenset(urn for urn, _ in meanings.domains),
             marks_domains=selection.marks_domains,
         )
-        self._users: dict[str, dict[str, None]] = {}  # by model
+        self._users: dict[str, set[str]] = {}  # by model
+        self._owners_unknown: set[str] = set()  # models
         self._told: set[str] = set()  # tags and terms that DataHub knows by now
 
     def definitions(self) -> Units:
@@ -69,32 +77,60 @@ class Governance:
 
         Those that it has stay as people made them.
         """
-        named = sorted(self._meanings.mapping.properties) if self._graph else []
-        self._unknown_properties = frozenset(urn for urn in named if not datahub_has(self._graph, urn))
-        for urn in sorted(self._unknown_properties):
-            self._report.refused_by_rules.append(f"{urn}: DataHub has no such structured property; define it first")
+        if StructuredPropertiesClass.ASPECT_NAME not in self._in_use:
+            return
         for entity in property_definitions() if self._meanings.structured_properties else ():
             if datahub_has(self._graph, str(entity.urn)):
                 continue
-            for aspect in entity.aspects:
-                proposal = MetadataChangeProposalWrapper(entityUrn=str(entity.urn), aspect=aspect)
-                if self._graph and self._selection.writes:
-                    self._graph.emit_mcp(proposal)
+            proposals = [
+                MetadataChangeProposalWrapper(entityUrn=str(entity.urn), aspect=aspect) for aspect in entity.aspects
+            ]
+            if not self._are_written(proposals):
+                return
+            for proposal in proposals:
                 yield proposal.as_workunit(is_primary_source=False)
+        if self._graph and self._selection.writes:
+            graph = self._graph
+            self._unknown_properties = frozenset(urn for urn in self._properties if not _is_defined(graph, urn))
+            for urn in sorted(self._unknown_properties & self._meanings.mapping.properties):
+                self._report.refused_by_rules.append(f"{urn}: DataHub has no such structured property; define it first")
+
+    def _are_written(self, definition: list[MetadataChangeProposalWrapper]) -> bool:
+        """Where DataHub can be asked, and refuses, no value of any is sent."""
+        try:
+            for proposal in definition if self._graph and self._selection.writes else ():
+                self._graph.emit_mcp(proposal)  # type: ignore[union-attr] # the line above
+        except (requests.RequestException, OperationalError, ValueError) as error:
+            self._report.entity_failure(
+                title="Structured properties can't be defined",
+                message="No value of any is sent. The user of `datahub_api`, or of the sink, needs the privilege to "
+                "manage them.",
+                context=str(error),
+            )
+            self._in_use -= {StructuredPropertiesClass.ASPECT_NAME}
+            return False
+        return True
 
     def note_user(self, model: str, user: str) -> None:
         """Who registered a version of this model, or trained it."""
-        if self._meanings.users and user and len(users := self._users.setdefault(model, {})) < _MOST_USERS:
-            users[user] = None
+        if self._meanings.users and user and not self._meanings.users.denies(user):
+            self._users.setdefault(model, set()).add(user)
+
+    def user_unknown(self, model: str) -> None:
+        """Some version of it could not be read whole: its owners stay as they are."""
+        self._owners_unknown.add(model)
 
     def users_of(self, model: str) -> list[str]:
         """Of all its versions that were there so far."""
         return sorted(self._users.get(model, ()))
 
-    def units(self, urn: Urn, subject: Callable[[], Subject], stage: str | None = None) -> Units:
-        """Behind the entity itself. `stage`: of a version, in the registry."""
+    def units(self, urn: Urn, subject: Callable[[], Subject], stage: str | None = None, *, model: str = "") -> Units:
+        """Behind the entity itself. `stage`: of a version; `model`: the full name of a registered model."""
+        in_use = self._in_use
+        if model in self._owners_unknown:
+            in_use -= {OwnershipClass.ASPECT_NAME}
         try:
-            units = list(self._units(urn, subject() if self._in_use else Subject("", ()), stage))
+            units = list(self._units(urn, subject() if in_use else Subject("", ()), stage, in_use))
         except Exception as error:
             self._report.entity_failure(
                 title="The recipe's rules failed",
@@ -105,8 +141,8 @@ class Governance:
             return
         yield from units
 
-    def _units(self, urn: Urn, subject: Subject, stage: str | None) -> Units:
-        said = meaning(subject, self._meanings) if self._in_use else Said()
+    def _units(self, urn: Urn, subject: Subject, stage: str | None, in_use: frozenset[str]) -> Units:
+        said = meaning(subject, self._meanings) if in_use else Said()
         self._keys_used |= said.by_keys
         for urn_of_property in self._unknown_properties & said.properties.keys():
             del said.properties[urn_of_property]
@@ -117,7 +153,10 @@ class Governance:
             if stage is not None and self._selection.stage_tags:
                 for proposal in stage_patch(urn, stage):
                     yield MetadataWorkUnit(id=f"{urn}-stage", mcp_raw=proposal)
-            for number, proposal in enumerate(patches(urn, said, subject.time, self._in_use, self._properties)):
+            set_by_rules = self._properties - self._unknown_properties
+            stamp = self._selection.stamps_terms
+            made = patches(urn, said, subject.time, in_use, set_by_rules, stamp_terms=stamp)
+            for number, proposal in enumerate(made):
                 yield MetadataWorkUnit(id=f"{urn}-meaning-{number}", mcp_raw=proposal)
             yield from self._merges.want(urn, domain_of(said), self._deprecated(subject, stage), subject.time)
             return
@@ -137,10 +176,12 @@ class Governance:
 
     def _referenced(self, said: Said, subject: Subject) -> Iterator[MetadataWorkUnit]:
         """Tags and terms, so that they are there: a term or tag that people made keeps all that they wrote on it."""
+        tags = said.tags if GlobalTagsClass.ASPECT_NAME in self._in_use else []
+        terms = said.terms if GlossaryTermsClass.ASPECT_NAME in self._in_use else []
         of_aliases: dict[str, Entity] = {}
         if self._meanings.alias_tags:
             of_aliases = {str(tag.urn): tag for tag in map(alias_tag, subject.aliases)}
-        for text in (*said.tags, *said.terms):
+        for text in (*tags, *terms):
             if text in self._told:
                 continue
             self._told.add(text)
@@ -151,3 +192,15 @@ class Governance:
             if isinstance(urn, (TagUrn, GlossaryTermUrn)):
                 key = MetadataChangeProposalWrapper(entityUrn=text, aspect=urn.to_key_aspect())
                 yield key.as_workunit(is_primary_source=False)
+
+
+def _is_defined(graph: DataHubGraph, urn: str) -> bool:
+    """A structured property, which nobody has removed."""
+    if not datahub_has(graph, urn):
+        return False
+    try:
+        status = graph.get_aspect(urn, StatusClass)
+    except (requests.RequestException, OperationalError, ValueError) as error:
+        logger.warning("DataHub does not say whether %s is removed: %s", urn, error)
+        return True
+    return not (status and status.removed)

@@ -162,7 +162,6 @@ class Ingestion:
             yield from self._said.datasets()
         with self._report.new_stage("Workflows"):
             yield from self._said.tasks()
-        yield from self._said.platforms()
         if self._leads:
             with self._report.new_stage("Registered models"):
                 yield from self._made.models(self._registry)

@@ -47,12 +47,10 @@ class Merges:
         *,
         reads_domains: bool,
         reads_deprecations: bool,
-        domains_of_recipe: frozenset[str],
         marks_domains: bool,
     ) -> None:
-        """`domains_of_recipe`: where domains bear no marks, whatever is in one of these is taken to be there by us."""
+        """`marks_domains`: where not, nobody can tell ours from another, and only where there is none one is set."""
         self._graph, self._report = graph, report
-        self._domains_of_recipe = frozenset[str]() if marks_domains else domains_of_recipe
         self._aspects = [DomainsClass.ASPECT_NAME] * reads_domains + [DeprecationClass.ASPECT_NAME] * reads_deprecations
         self._marks_domains = marks_domains
         self._waiting: dict[str, list[Wanted]] = {}  # by entity type
@@ -100,7 +98,7 @@ class Merges:
             there = present.get(DomainsClass.ASPECT_NAME)
             known = there.domains if isinstance(there, DomainsClass) else []
             wished = [wanted.domain] if wanted.domain else []
-            ours = our_domains(there) | self._domains_of_recipe if isinstance(there, DomainsClass) else set()
+            ours = our_domains(there) if isinstance(there, DomainsClass) else set()
             if known != wished and ours.issuperset(known):
                 yield domains(wished, wanted.time, marked=self._marks_domains)
         if DeprecationClass.ASPECT_NAME in self._aspects:

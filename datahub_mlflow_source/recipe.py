@@ -42,7 +42,7 @@ from datahub_mlflow_source.mapping.urns import Naming, domain_urn, owner_urn
 from datahub_mlflow_source.readers.base import WHOLE, RunScope, Shard
 from datahub_mlflow_source.selection import DeploymentTags, Selection
 
-# A key that the recipe has, and be it with nothing in it, takes back what it said before.
+# A key that the recipe has with nothing in it takes back what it said before.
 _CLEARED_BY: dict[str, frozenset[str]] = {
     "alias_tags": frozenset({GlobalTagsClass.ASPECT_NAME}),
     "extract_owners": frozenset({OwnershipClass.ASPECT_NAME}),
@@ -119,7 +119,13 @@ def meanings_of(config: MlflowSourceConfig, graph: DataHubGraph | None) -> Meani
         alias_tags=config.alias_tags,
         structured_properties=config.structured_properties,
         deprecate_archived=config.deprecate_archived,
-        cleared=frozenset().union(*(_CLEARED_BY[key] for key in _CLEARED_BY.keys() & config.model_fields_set)),
+        cleared=frozenset[str]().union(
+            *(
+                aspects
+                for key, aspects in _CLEARED_BY.items()
+                if key in config.model_fields_set and not getattr(config, key)
+            )
+        ),
     )
 
 
@@ -178,6 +184,7 @@ def selection_of(config: MlflowSourceConfig) -> Selection:
         stage_tags=config.stage_tags,
         patches=False,
         writes=False,
+        stamps_terms=False,
         marks_domains=False,
         aspects_not_patched=frozenset(),
         versions_in_memory=config.versions_in_memory,

@@ -292,9 +292,10 @@ class RegistryWalk:
             yield from self._outgoing.send(tally, model.full_name, make_urn, mapped)
             if tally.sent > sent:
                 subject = partial(subject_of_model, model, self._governance.users_of(model.full_name))
-                yield from self._governance.units(make_urn(), subject)
+                yield from self._governance.units(make_urn(), subject, model=model.full_name)
 
     def _version(self, version: ModelVersion, run: Run | None, registry: ContainerUrn, *, run_is_sent: bool) -> Units:
+        self._governance.note_user(version.full_name, creator_of(version, run))
         logged = self._logged.registered(version.model_id)
         unknown = version.model_id and logged is None and self._unread.logged_models_missing
         if (unknown or not version.aliases_known) and self._version_stays(version):
@@ -316,12 +317,12 @@ class RegistryWalk:
         urn = make_urn()
         if version.model_id and self._guard.may_have_been_sent(self._logged_model_urn(version.model_id)):
             self._state.registered[version.model_id] = str(urn)
-        self._governance.note_user(version.full_name, creator_of(version, run))
 
         def subject() -> Subject:
             experiment = self._experiment(run.experiment_id) if run else None
             file = self._files.of(version_key(version)) if self._files else None
-            return subject_of_version(version, run, experiment, file, self._inputs_of(run) if run else [])
+            inputs = self._inputs_of(run) if run and run_is_sent else []
+            return subject_of_version(version, run, experiment, file, inputs)
 
         yield from self._governance.units(urn, subject, version.stage)
 
@@ -356,6 +357,7 @@ class RegistryWalk:
         if not self._stays_as_it_was(urn, self._report.versions):
             return False
         self._keep_logged_model_of(version)
+        self._governance.user_unknown(version.full_name)
         return True
 
     def _keep_logged_model_of(self, version: ModelVersion) -> None:

@@ -11,7 +11,7 @@ from datahub.metadata.urns import Urn
 
 from datahub_mlflow_source.latest_word import LatestWord, SaidAt
 from datahub_mlflow_source.mapping.datasets import InputDataset, input_dataset, map_dataset, platform_of, upstreams_of
-from datahub_mlflow_source.mapping.orchestrators import Task, says_something, task_of
+from datahub_mlflow_source.mapping.orchestrators import Task, task_of
 from datahub_mlflow_source.mapping.pipelines import map_flow, map_job, platform_of_task
 from datahub_mlflow_source.mapping.queries import Upstreams
 from datahub_mlflow_source.mapping.rules import Entity, Rules
@@ -46,7 +46,7 @@ class SaidByRuns:
         self._state, self._hold_them = state, hold
         self._datasets: LatestWord[InputDataset] = LatestWord()
         self._tasks: LatestWord[Task] = LatestWord()  # flows and tasks of ours
-        self._platforms: dict[str, Entity] = {}  # that DataHub may not know
+        self._platforms: set[str] = set()  # that DataHub knows by now
         self._inputs_of: tuple[Run | None, Sequence[InputDataset]] = None, ()
         self._queries = QueryProcess()
         self._told_of_parser = False
@@ -75,10 +75,11 @@ class SaidByRuns:
 
     def task(self, run: Run, experiment: Experiment, versions: Sequence[ModelVersion]) -> Task | None:
         """What started the run, which made these versions."""
+        if not self._rules.orchestrators.may_fit(run, versions):
+            return None
         task = task_of(run, experiment, versions, self._rules.orchestrators, self._rules.naming)
         if task is None:
-            if says_something(run, self._rules.orchestrators):
-                self._report.runs_without_their_task.append(run.run_id)
+            self._report.runs_without_their_task.append(run.run_id)
             return None
         started = self._report.runs_started_by
         if task.orchestrator in started or len(started) < _MOST_ORCHESTRATORS:
@@ -101,7 +102,7 @@ class SaidByRuns:
             upstreams = upstreams_of(dataset, self._rules, self._queries.read)
             self._tell_unresolved(dataset, upstreams)
             for platform in filter(None, map(platform_of, upstreams.datasets)):
-                self._platforms[str(platform.urn)] = platform
+                yield from self._platform(platform)
 
     def tasks(self) -> Units:
         """Flows and tasks that no integration of DataHub's has.
@@ -109,18 +110,22 @@ class SaidByRuns:
         They stay, as runs do: other recipes may name them too.
         """
         tally = Tally() if self._hold_them else self._report.tasks
-        for urn, said_at, task in self._tasks:
-            tally.read += 1
-            entity = map_job if urn == str(task.job) else map_flow
-            mapped = partial(entity, task, self._rules)
-            units = self._outgoing.send(tally, urn, partial(Urn.from_string, urn), mapped, alone=False)
-            yield from self._held(urn, said_at, units)
-            if platform := platform_of_task(task):
-                self._platforms[str(platform.urn)] = platform
+        for of_flows in (True, False):  # a flow before its tasks
+            for urn, said_at, task in self._tasks:
+                if (urn == str(task.flow)) is not of_flows:
+                    continue
+                if of_flows and (platform := platform_of_task(task)):
+                    yield from self._platform(platform)
+                tally.read += 1
+                mapped = partial(map_flow if of_flows else map_job, task, self._rules)
+                units = self._outgoing.send(tally, urn, partial(Urn.from_string, urn), mapped, alone=False)
+                yield from self._held(urn, said_at, units)
 
-    def platforms(self) -> Units:
-        """Of these, where DataHub doesn't know them."""
-        for urn, platform in sorted(self._platforms.items()):
+    def _platform(self, platform: Entity) -> Units:
+        """Once, where DataHub doesn't know it."""
+        urn = str(platform.urn)
+        if urn not in self._platforms:
+            self._platforms.add(urn)
             if not datahub_has(self._graph, urn):
                 yield from self._outgoing.not_ours_alone(platform)
 

@@ -44,6 +44,7 @@ class Selection:
     artifacts_at_once: int
     stage_tags: bool
     writes: bool  # False for a preview or dry run
+    stamps_terms: bool  # whether it needs a stamp on them
     marks_domains: bool  # whether this DataHub server takes whom they come from
     aspects_not_patched: frozenset[str]  # that this DataHub server takes no such patches of
     patches: bool  # whether they go where patches are understood: not a file, not DataHub Lite

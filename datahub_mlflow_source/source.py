@@ -187,6 +187,7 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
             stage_tags=self.config.stage_tags and self._keyed_patches_are_taken(),
             patches=self._patches_are_taken(),
             writes=not (self.ctx.dry_run_mode or self.ctx.preview_mode),
+            stamps_terms=self.ctx.graph is None or self._server_is_older_than(1, 6),
             marks_domains=not self._server_is_older_than(1, 7),
             aspects_not_patched=self._not_patched(),
             hold_said_by_runs=shard and (self.closing_follows or self._shard_handler is not None),

@@ -7,6 +7,7 @@ from datahub.metadata.urns import MlFeatureUrn
 from datahub_mlflow_source.mapping.rules import tag_value
 from datahub_mlflow_source.mapping.urns import ml_feature_urn
 from datahub_mlflow_source.records import Run
+from datahub_mlflow_source.redaction import redact
 
 _PROJECT, _FEATURES = "feast.project", "feast.feature_refs"
 _MOST = 2000  # of one run
@@ -22,7 +23,7 @@ def features_of(run: Run | None) -> list[MlFeatureUrn]:
         return []
     project = tag_value(run.tags, _PROJECT)
     said = tag_value(run.tags, _FEATURES) or tag_value(run.params, _FEATURES)
-    if not project or not said:
+    if not project or not said or redact(project) != project or redact(said) != said:
         return []
     names = said.split(",")
     if said.endswith(_CUT_OFF):

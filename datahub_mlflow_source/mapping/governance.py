@@ -43,7 +43,7 @@ from datahub_mlflow_source.mapping.meta_mapping import MetaMapping, Said
 from datahub_mlflow_source.mapping.templates import filled
 from datahub_mlflow_source.mapping.urns import PLATFORM_URN, URN_BYTES, alias_tag_urn, encoded_length, owner_urn
 from datahub_mlflow_source.records import Tags
-from datahub_mlflow_source.redaction import redact_url
+from datahub_mlflow_source.redaction import redact, redact_url
 
 CONNECTOR = "urn:li:corpuser:datahub"
 # Who made our links and deprecations, which have no attribution. Not the one above: so DataHub's first user is called.
@@ -69,6 +69,10 @@ class UsersAsOwners:
     template: str = "urn:li:corpuser:{user}"
     type: str = OwnershipTypeClass.TECHNICAL_OWNER
     type_urn: str | None = None
+
+    def denies(self, user: str) -> bool:
+        """Whether this is an account that services run under."""
+        return any(pattern.fullmatch(user) for pattern in self.denied)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,24 +130,24 @@ def meaning(subject: Subject, meanings: Meanings) -> Said:
         said.owners.extend(_owners(subject.users, meanings.users, said.refused))
     said.domains.extend([urn for urn, holds in meanings.domains if holds(subject.name)][-1:])
     for label, template in meanings.links.items():
-        address = filled(template, subject.places, lambda value: quote(value, safe=""))
+        address = filled(template, subject.places, lambda value: quote(value, safe=""), brackets=False)
         if address:
             said.links.append((address, label))
     if meanings.alias_tags:
-        said.tags.extend(str(alias_tag_urn(alias)) for alias in subject.aliases)
+        said.tags.extend(str(alias_tag_urn(alias)) for alias in subject.aliases if redact(alias) == alias)
     if meanings.structured_properties:
         said.properties.update(subject.properties)
     return _sound(said)
 
 
 def _owners(users: Iterable[str], rule: UsersAsOwners, refused: list[str]) -> Iterator[tuple[str, str, str | None]]:
-    wanted = [user.strip() for user in dict.fromkeys(users) if user.strip()]
-    for user in wanted[:_MOST_OWNERS]:
-        if any(pattern.fullmatch(user) for pattern in rule.denied):
-            continue
-        urn = owner_urn(rule.template, user)
+    people = [user for user in dict.fromkeys(map(str.strip, users)) if user and not rule.denies(user)]
+    if len(people) > _MOST_OWNERS:
+        refused.append(f"{len(people)} owners: {_MOST_OWNERS} sent")
+    for user in people[:_MOST_OWNERS]:
+        urn = owner_urn(rule.template, user) if redact(user) == user else None
         if urn is None:
-            refused.append(f"owner {user[:100]!r}")
+            refused.append(f"owner {redact(user)[:100]!r}")
         else:
             yield str(urn), rule.type, rule.type_urn
 
@@ -154,7 +158,7 @@ def _sound(said: Said) -> Said:
         urns: list[str] = getattr(said, name)
         urns[:] = [urn for urn in dict.fromkeys(urns) if _fits(urn, said.refused)]
     said.owners[:] = [owner for owner in dict.fromkeys(said.owners) if _fits(owner[0], said.refused)]
-    links = [(redact_url(url), label) for url, label in dict.fromkeys(said.links)]
+    links = [(redact_url(url).replace(" ", "%20"), label) for url, label in dict.fromkeys(said.links)]
     said.links[:] = [(url, label) for url, label in links if is_web_address(url)]
     said.refused.extend(f"link {url[:200]!r}" for url, _ in links if not is_web_address(url))
     return said
@@ -201,9 +205,18 @@ _WHO = f"createStamp{UNIT_SEPARATOR}actor"
 
 
 def patches(
-    urn: Urn, said: Said, time: int | None, in_use: frozenset[str], own_properties: Iterable[str]
+    urn: Urn,
+    said: Said,
+    time: int | None,
+    in_use: frozenset[str],
+    own_properties: Iterable[str],
+    *,
+    stamp_terms: bool = False,
 ) -> list[MetadataChangeProposalClass]:
-    """What holds now, for each of the aspects that rules may speak in. `own_properties`: those that they may set."""
+    """What holds now, for each of the aspects that rules may speak in. `own_properties`: those that they may set.
+
+    `stamp_terms`: for servers before 1.6, which don't add a stamp that they require.
+    """
     patch = _Patch(str(urn))
     attributed = _attribution(time)
     if GlobalTagsClass.ASPECT_NAME in in_use:
@@ -213,8 +226,10 @@ def patches(
         terms = {term: GlossaryTermAssociationClass(term, attribution=attributed) for term in said.terms}
         keys = [_SOURCE, "urn"]
         patch.set_branch(GlossaryTermsClass.ASPECT_NAME, "terms", keys, PLATFORM_URN, terms)
-        # Required, and added by the server itself only since 1.6.
-        patch.set_field(GlossaryTermsClass.ASPECT_NAME, "auditStamp", {"terms": keys}, AuditStampClass(0, CONNECTOR))
+        if stamp_terms:
+            patch.set_field(
+                GlossaryTermsClass.ASPECT_NAME, "auditStamp", {"terms": keys}, AuditStampClass(0, CONNECTOR)
+            )
     if OwnershipClass.ASPECT_NAME in in_use:
         owners: dict[str, Any] = {}
         for owner in _owner_aspects(said, attributed):

@@ -7,6 +7,7 @@ comes out is made into URNs anew.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from datahub.metadata.schema_classes import (
     StructuredPropertiesClass,
 )
 from datahub.utilities.mapping import Constants, OperationProcessor
+from datahub.utilities.urns.error import InvalidUrnError
 from datahub.utilities.urns.structured_properties_urn import make_structured_property_urn
 
 from datahub_mlflow_source.mapping.urns import clean_urn
@@ -52,6 +54,7 @@ _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (Constants.STRUCTURED_PROPERTY_VALUE, Constants.STRUCTURED_PROPERTY_VALUE_TYPE),
     ),
 }
+_VALUE_TYPES = ("string", "number", "date", "urn", "rich_text")
 _PLACES = re.compile(r"\{\{.*?(?:\}\}|\Z)", re.DOTALL)
 _MATCH = re.compile(r"\{\{\s*\$match\s*\}\}")
 
@@ -141,14 +144,27 @@ def _check_config(where: str, operation: str, config: Mapping[str, Any]) -> None
     if unknown := sorted(map(str, config.keys() - {*needed, *taken})):
         raise ValueError(f"{where}: `{operation}` knows no `config.{unknown[0]}`, but {', '.join((*needed, *taken))}")
     for name, value in config.items():
+        if not isinstance(value, str) and name != Constants.STRUCTURED_PROPERTY_VALUE:
+            raise ValueError(f"{where}: `config.{name}` must be text, in quotes")
         if strange := [place for place in _PLACES.findall(str(value)) if not _MATCH.fullmatch(place)]:
             raise ValueError(f"{where}: in `config.{name}`, {strange[0]!r} is not {{{{ $match }}}}")
+    _check_values(where, config)
+
+
+def _check_values(where: str, config: Mapping[str, Any]) -> None:
     if config.get(Constants.OWNER_TYPE, Constants.USER_OWNER) not in (Constants.USER_OWNER, Constants.GROUP_OWNER):
         raise ValueError(f"{where}: `config.owner_type` is `user` or `group`")
-    if category := config.get(Constants.OWNER_CATEGORY):
-        validate_ownership_type(str(category))
-    if property_urn := config.get(Constants.STRUCTURED_PROPERTY_URN):
-        make_structured_property_urn(str(property_urn))
+    if config.get(Constants.SEPARATOR) == "":
+        raise ValueError(f"{where}: `config.separator` is empty")
+    if config.get(Constants.STRUCTURED_PROPERTY_VALUE_TYPE, "string") not in _VALUE_TYPES:
+        raise ValueError(f"{where}: `config.value_type` is one of {', '.join(_VALUE_TYPES)}")
+    try:
+        if category := config.get(Constants.OWNER_CATEGORY):
+            validate_ownership_type(category)
+        if property_urn := config.get(Constants.STRUCTURED_PROPERTY_URN):
+            make_structured_property_urn(property_urn)
+    except (InvalidUrnError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 class _Rule:
@@ -157,6 +173,7 @@ class _Rule:
         self.config: Mapping[str, Any] = rule["config"]
         self._key, self._match = key, rule["match"]
         self._processor = OperationProcessor({key: rule})
+        self._processor_of_any = OperationProcessor({key: {**rule, "match": "(?s).*"}})
         self._inserts = "$match" in str(self.config)
 
     def apply(self, value: str, said: Said) -> None:
@@ -164,23 +181,34 @@ class _Rule:
         if len(value) > _LONGEST:
             said.refused.append(f"tag {self._key!r}: {len(value)} characters, no rule looks at more than {_LONGEST}")
             return
-        found = self._processor.process({self._key: self._typed(redact(value))})
+        found = self._found(redact(value))
         if found:
             said.by_keys.add(self._key)
         for aspect in found.values():
             self._take(aspect, said)
 
+    def _found(self, value: str) -> dict[str, Any]:
+        """Aspects, by operation. The processor takes a value for the template of a replacement, in which a backslash
+        means something: then the value is matched here, and goes in with two for each.
+        """
+        if not (self._inserts and "\\" in value):
+            return self._processor.process({self._key: self._typed(value)})
+        match = re.match(str(self._match), value)
+        if match is None:
+            return {}
+        best = next(filter(None, (*match.groupdict().values(), *match.groups())), match[0])
+        return self._processor_of_any.process({self._key: best.replace("\\", "\\\\")})
+
     def _typed(self, value: str) -> str | bool | float:
         """MLflow's tags are texts; a rule may want true, or a number."""
         if isinstance(self._match, bool):
-            return value.strip().lower() == "true"
+            return {"true": True, "false": False}.get(value.strip().lower(), value)
         if isinstance(self._match, (int, float)):
             try:
                 return type(self._match)(value)
             except ValueError:
                 return value
-        # The processor takes the value for the template of a replacement, where a backslash means something.
-        return value.replace("\\", "\\\\") if self._inserts else value
+        return value
 
     def _take(self, aspect: Any, said: Said) -> None:
         if isinstance(aspect, GlobalTagsClass):
@@ -199,7 +227,16 @@ class _Rule:
         elif isinstance(aspect, InstitutionalMemoryClass):
             said.links.extend((link.url, link.description) for link in aspect.elements)
         elif isinstance(aspect, StructuredPropertiesClass):
-            said.properties.update({each.propertyUrn: tuple(each.values) for each in aspect.properties})
+            for each in aspect.properties:
+                self._take_values(each.propertyUrn, each.values, said)
+
+    def _take_values(self, property_urn: str, values: Sequence[str | float], said: Said) -> None:
+        """Beside those that another rule gives the same property. NaN is no number in JSON."""
+        sound = [value for value in values if isinstance(value, str) or math.isfinite(value)]
+        if len(sound) < len(values):
+            said.refused.append(f"{property_urn}: {self._key!r} is no number")
+        if together := tuple(dict.fromkeys((*said.properties.get(property_urn, ()), *sound))):
+            said.properties[property_urn] = together
 
 
 def _add(urns: list[str], raw: Sequence[str] | Any, said: Said) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import itemgetter
 from types import MappingProxyType
 from urllib.parse import quote
 
@@ -18,11 +19,20 @@ from datahub.metadata.urns import DataFlowUrn, DataJobUrn, DataProcessInstanceUr
 
 from datahub_mlflow_source.addresses import is_web_address
 from datahub_mlflow_source.mapping.templates import filled, places
-from datahub_mlflow_source.mapping.urns import PLATFORM, Naming, data_flow_urn, data_job_urn, task_run_urn
+from datahub_mlflow_source.mapping.urns import (
+    PLATFORM,
+    Naming,
+    data_flow_urn,
+    data_job_urn,
+    encoded_length,
+    task_run_urn,
+)
 from datahub_mlflow_source.records import Experiment, ModelVersion, Run
 from datahub_mlflow_source.redaction import HIDDEN, redact, redact_url
 
 _LONGEST = 500  # characters of a value that names something; what is longer is no name
+_LONGEST_PART = 150  # bytes, encoded, of a cluster or platform instance
+_OF_EVERY_RUN = frozenset({"run_id", "run_name", "experiment"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +57,7 @@ class Orchestrator:
     is_ours: bool = True  # nobody else puts its entities into DataHub, and so we do
 
     def needs(self) -> frozenset[str]:
-        """Keys of which a run must have one: the first of `when`, or what the flow is made of."""
+        """Keys of which a run must have one: the first of `when`, or what the flow is made of. Every run has some."""
         return frozenset(list(self.when)[:1] or places(self.flow or self.run))
 
     def looks_at(self) -> frozenset[str]:
@@ -62,7 +72,15 @@ class Orchestrators:
 
     def __init__(self, rules: Sequence[Orchestrator]) -> None:
         self.rules = [(rule, rule.needs(), rule.looks_at()) for rule in rules]
-        self.needed = frozenset[str]().union(*(rule.needs() for rule in rules))  # without any of these no rule fits
+        self._needed = frozenset[str]().union(*(rule.needs() for rule in rules))
+        self._of_every_run = not _OF_EVERY_RUN.isdisjoint(self._needed)
+
+    def may_fit(self, run: Run, versions: Sequence[ModelVersion] = ()) -> bool:
+        """Whether it, or a version that it made, has a tag or param that some rule looks for: so have few runs."""
+        return self._of_every_run or not all(
+            self._needed.isdisjoint(map(itemgetter(0), tags))
+            for tags in (run.tags, run.params, *(version.tags for version in versions))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +111,6 @@ class Task:
         yield "orchestrator_url", self.run_url or self.url
 
 
-def says_something(run: Run, orchestrators: Orchestrators) -> bool:
-    """Whether it has a tag or param of some orchestrator."""
-    return any(key in orchestrators.needed for tags in (run.tags, run.params) for key, _ in tags)
-
-
 def task_of(
     run: Run,
     experiment: Experiment,
@@ -106,9 +119,9 @@ def task_of(
     naming: Naming,
 ) -> Task | None:
     """The task that started this run, by the first rule that fits. `versions` are those registered from it."""
+    if not orchestrators.may_fit(run, versions):
+        return None
     said = [run.tags, run.params, *(version.tags for version in versions)]
-    if not any(key in orchestrators.needed for tags in said for key, _ in tags):
-        return None  # so it is for most runs
     values: dict[str, str] = {}
     for tags in reversed(said):  # a tag of the run says more than a param, and that more than one of what came from it
         values.update(tags)
@@ -131,10 +144,15 @@ def _name(value: str) -> str:
     return "" if HIDDEN in clean else clean
 
 
+def _short(name: str) -> str:
+    """A name that leaves room in a URN for others; "" for none."""
+    return name if encoded_length(name) <= _LONGEST_PART else ""
+
+
 def _task(orchestrator: Orchestrator, values: Mapping[str, str], naming: Naming) -> Task | None:
     known = dict(values)
     for key, expression in orchestrator.when.items():
-        match = _compiled(expression).fullmatch(values.get(key, ""))
+        match = _compiled(expression).fullmatch(values[key]) if key in values else None
         if match is None:
             return None
         known.update((name, text) for name, text in match.groupdict().items() if text)
@@ -145,8 +163,8 @@ def _task(orchestrator: Orchestrator, values: Mapping[str, str], naming: Naming)
     is_ours = orchestrator.is_ours and (
         platform in OF_NOBODY if orchestrator is CONVENTION else platform not in OF_OTHERS
     )
-    cluster = filled(orchestrator.cluster, known) or OF_OTHERS.get(platform) or naming.env
-    instance = filled(orchestrator.platform_instance, known)
+    cluster = _short(filled(orchestrator.cluster, known)) or OF_OTHERS.get(platform) or naming.env
+    instance = _short(filled(orchestrator.platform_instance, known))
     if platform == PLATFORM:
         instance = naming.platform_instance or ""
     known["orchestrator.platform_instance"] = instance

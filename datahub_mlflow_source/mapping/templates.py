@@ -15,14 +15,16 @@ def as_it_is(text: str) -> str:
     return text
 
 
-def filled(template: str, values: Mapping[str, str], quoting: Callable[[str], str] = as_it_is) -> str:
+def filled(
+    template: str, values: Mapping[str, str], quoting: Callable[[str], str] = as_it_is, *, brackets: bool = True
+) -> str:
     """The template with each `{key}` replaced by that value; "" where a value is missing or empty.
 
     `{a|b}` is the first of the two that has a value. A part in brackets, `[{project}.]{flow}`, goes where its value is
-    missing. `quoting` is done to each value, not to what stands around it.
+    missing, unless brackets are but `brackets`. `quoting` is done to each value, not to what stands around it.
     """
     texts: list[str] = []
-    for text, places, optional in _parsed(template):
+    for text, places, optional in _parsed(template, brackets):
         found = [quoting(next(filter(None, (values.get(key) for key in keys)), "")) for keys in places]
         if all(found):
             texts.append(text % tuple(found))
@@ -38,7 +40,7 @@ def places(template: str) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1024)
-def _parsed(template: str) -> list[tuple[str, list[tuple[str, ...]], bool]]:
+def _parsed(template: str, brackets: bool) -> list[tuple[str, list[tuple[str, ...]], bool]]:
     """Its parts: text with %s in place of values, which keys may give each of those, and whether it may be left out."""
     return [
         (
@@ -46,5 +48,5 @@ def _parsed(template: str) -> list[tuple[str, list[tuple[str, ...]], bool]]:
             [tuple(match[1].split("|")) for match in _PLACE.finditer(part)],
             number % 2 == 1,
         )
-        for number, part in enumerate(_OPTIONAL.split(template))
+        for number, part in enumerate(_OPTIONAL.split(template) if brackets else [template])
     ]

@@ -60,6 +60,8 @@ _ANY_URN = re.compile(r"urn:li:(\w+):(.+)", re.DOTALL)
 _GROUPS_AND_USERS = frozenset({CorpUserUrn.ENTITY_TYPE, CorpGroupUrn.ENTITY_TYPE})
 _READS_AS_ENCODED = re.compile(r"%(25)*(2C|28|29|E2%(25)*90%(25)*9F)")
 
+_ROOM_FOR_TASK = 150  # bytes, of a flow's URN for its tasks' names
+
 U = TypeVar("U", bound=Urn)
 
 
@@ -114,20 +116,20 @@ def encoded_length(urn: str) -> int:
     return len(quote_plus(urn, safe="*")) + 2 * urn.count("~")
 
 
-def fit(make: Callable[[str], U], name: str) -> U:
+def fit(make: Callable[[str], U], name: str, most: int = URN_BYTES) -> U:
     """`make(name)`; where that URN is too long for the server, with a readable prefix and a hash for the name.
 
     Deterministic. `is_shortened` tells whether it happened; a name that looks as if it had is shortened too, so that
     no two names meet.
     """
     urn = make(name)
-    if len(str(urn)) * 9 <= URN_BYTES or (encoded_length(str(urn)) <= URN_BYTES and not is_shortened(urn)):
+    if len(str(urn)) * 9 <= most or (encoded_length(str(urn)) <= most and not is_shortened(urn)):
         return urn
     suffix = "~" + hashlib.sha256(name.encode()).hexdigest()[:_SHORTENED_HASH]
     fits, too_long = 0, len(name)
     while too_long - fits > 1:
         middle = (fits + too_long) // 2
-        if encoded_length(str(make(name[:middle] + suffix))) <= URN_BYTES:
+        if encoded_length(str(make(name[:middle] + suffix))) <= most:
             fits = middle
         else:
             too_long = middle
@@ -269,17 +271,16 @@ def data_flow_urn(platform: str, flow: str, cluster: str, instance: str, *, is_o
     """
     name = f"{instance}.{flow}" if instance else flow
     if is_ours:
-        return fit(lambda text: DataFlowUrn(platform, text, cluster), escaped(name))
-    urn = DataFlowUrn(platform, name, cluster)
+        urn = fit(lambda text: DataFlowUrn(platform, text, cluster), escaped(name), URN_BYTES - _ROOM_FOR_TASK)
+    else:
+        urn = DataFlowUrn(platform, name, cluster)
     return urn if encoded_length(str(urn)) <= URN_BYTES else None
 
 
 @lru_cache(maxsize=1024)
 def data_job_urn(flow: DataFlowUrn, task: str, *, is_ours: bool) -> DataJobUrn | None:
     """urn:li:dataJob:(<flow>,<task>), as above."""
-    if is_ours:
-        return fit(lambda text: DataJobUrn(str(flow), text), escaped(task))
-    urn = DataJobUrn(str(flow), task)
+    urn = fit(lambda text: DataJobUrn(str(flow), text), escaped(task)) if is_ours else DataJobUrn(str(flow), task)
     return urn if encoded_length(str(urn)) <= URN_BYTES else None
 
 

@@ -365,3 +365,28 @@ def test_a_domain_by_its_id_in_datahub(server: MlflowServer, gms: GmsStandIn) ->
     gms.write("urn:li:domain:risk", dh.DomainPropertiesClass(name="Risk"))
     ingest_into(gms, config(server, domain={"risk": {"allow": ["^churn"]}}))
     assert get(gms, the_version(gms), "domains")["domains"] == ["urn:li:domain:risk"]
+
+
+def test_a_user_who_may_not_define_properties_gets_all_else(server: MlflowServer) -> None:
+    def refuse(urn: str, _aspect: str) -> int | None:
+        return 403 if urn.startswith("urn:li:structuredProperty:") else None
+
+    with GmsStandIn(refuse=refuse) as gms:
+        report = ingest_into(gms, config(server)).source.get_report()
+        assert [failure.title for failure in report.failures] == ["Structured properties can't be defined"]
+        version = the_version(gms)
+        assert gms.aspect(version, "structuredProperties") is None
+        assert get(gms, version, "ownership")
+
+
+def test_a_property_that_somebody_removed_is_left_out(server: MlflowServer, gms: GmsStandIn) -> None:
+    ingest_into(gms, config(server))
+    gms.write("urn:li:structuredProperty:mlflow.flavor", dh.StatusClass(removed=True))
+    ingest_into(gms, config(server))
+    assert gms.rejections == []
+
+
+def test_a_filtered_run_brings_nothing_back(server: MlflowServer, tmp_path: Path) -> None:
+    found = ingest(config(server, run_name_pattern={"deny": ["nightly"]}), tmp_path / "out.json")
+    assert found.urns("dataset") == set()
+    assert found.urns("mlModel")

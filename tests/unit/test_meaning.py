@@ -98,6 +98,27 @@ def test_true_and_numbers_match_though_mlflows_tags_are_texts() -> None:
     rules = {"pii": rule("add_tag", True, tag="pii"), "level": rule("add_tag", 3, tag="level-3")}
     assert said({"pii": "true", "level": "3"}, meta_mapping=rules).tags == ["urn:li:tag:level-3", "urn:li:tag:pii"]
     assert said({"pii": "false", "level": "4"}, meta_mapping=rules).tags == []
+    no = {"pii": rule("add_tag", False, tag="not-pii")}
+    assert said({"pii": "False"}, meta_mapping=no).tags == ["urn:li:tag:not-pii"]
+    assert [said({"pii": value}, meta_mapping=no).tags for value in ("yes", "1", "unknown")] == [[], [], []]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "x"])
+def test_what_is_no_number_is_no_value(value: str) -> None:
+    numbers = rule("add_structured_property", structured_property_urn="p", value_type="number")
+    found = said({"a": value}, meta_mapping={"a": numbers})
+    assert found.properties == {}
+
+
+def test_two_rules_for_one_property_are_two_values() -> None:
+    setting = rule("add_structured_property", structured_property_urn="p")
+    found = said({"a": "1", "b": "2"}, meta_mapping={"a": setting, "b": setting})
+    assert found.properties == {"urn:li:structuredProperty:p": ("1", "2")}
+
+
+def test_a_backslash_is_matched_as_it_stands() -> None:
+    setting = rule("add_tag", r"ACME\\(\w+)", tag="user-{{ $match }}")
+    assert said({"a": "ACME\\ada"}, meta_mapping={"a": setting}).tags == ["urn:li:tag:user-ada"]
 
 
 def test_a_version_has_the_tags_of_its_run_and_its_own_count_more() -> None:
@@ -123,6 +144,10 @@ def test_a_version_has_the_tags_of_its_run_and_its_own_count_more() -> None:
         ({"a": rule("add_owner", owner_typ="group")}, "knows no `config.owner_typ`, but owner_type, owner_category"),
         ({"a": rule("add_owner", owner_category="TECHNICAL_OWNR")}, "TECHNICAL_OWNR"),
         ([], "must be like {data_class:"),
+        ({"a": rule("add_tag", tag=5)}, "`config.tag` must be text"),
+        ({"a": rule("add_terms", separator="")}, "`config.separator` is empty"),
+        ({"a": rule("add_structured_property", structured_property_urn="urn:li:tag:x")}, "meta_mapping.a"),
+        ({"a": rule("add_structured_property", structured_property_urn="p", value_type="nubmer")}, "is one of string"),
     ],
 )
 def test_a_rule_that_could_do_nothing_is_refused(rules: Any, says: str) -> None:
@@ -172,6 +197,22 @@ def test_who_registered_a_version_owns_it() -> None:
 @pytest.mark.parametrize("user", ["root", "jovyan", "airflow", "Airflow", "svc-train", "unknown", ""])
 def test_service_accounts_own_nothing(user: str) -> None:
     assert said(users=[user], extract_owners=True).owners == []
+
+
+def test_service_accounts_take_no_place_of_people_and_what_is_cut_is_told() -> None:
+    users = [f"svc-{number:02}" for number in range(25)]
+    assert [owner[0] for owner in said(users=[*users, "zed"], extract_owners=True).owners] == ["urn:li:corpuser:zed"]
+    many = said(users=[f"user{number:02}" for number in range(25)], extract_owners=True)
+    assert len(many.owners) == 20
+    assert many.refused == ["25 owners: 20 sent"]
+
+
+def test_a_password_in_a_users_name_or_an_alias_goes_nowhere() -> None:
+    secret = "https://u:hunter2@h/?token=hunter2"
+    subject = subject_of_version(make_version(aliases=(secret,), user_id=secret), None, None, None, [])
+    found = meaning(subject, meanings(extract_owners=True, alias_tags=True))
+    assert "hunter2" not in str(found)
+    assert found.tags == []
 
 
 def test_users_as_the_recipe_wants_them() -> None:
@@ -246,6 +287,12 @@ def test_links_that_lead_nowhere_are_refused(links: Any, says: str) -> None:
     with pytest.raises(ValueError, match="links") as error:
         meanings(links=links)
     assert says in str(error.value)
+
+
+def test_brackets_in_a_link_are_its_own() -> None:
+    subject = subject_of_model(make_model(name="churn"), [])
+    links = {"Dashboard": "https://g.example.com/?filter[name]={name}"}
+    assert meaning(subject, meanings(links=links)).links == [("https://g.example.com/?filter[name]=churn", "Dashboard")]
 
 
 def test_aliases_as_tags() -> None:

@@ -35,7 +35,6 @@ def merges(gms: GmsStandIn | None, report: MlflowSourceReport | None = None, *, 
         report or MlflowSourceReport(),
         reads_domains=True,
         reads_deprecations=True,
-        domains_of_recipe=frozenset({RETAIL, RISK}),
         marks_domains=marks_domains,
     )
 
@@ -91,15 +90,14 @@ def test_a_domain_is_written_where_nobody_chose_another(
     assert domains_sent(merges(gms), wanted) == expected
 
 
-def test_a_server_before_1_7_is_sent_no_marks(gms: GmsStandIn) -> None:
-    """There, who is in a domain that the recipe names is taken to be there by the recipe."""
+def test_a_server_before_1_7_has_no_marks_and_keeps_what_it_has(gms: GmsStandIn) -> None:
+    """There, nobody can tell a domain of ours from a person's."""
     ((_, aspect),) = sent(merges(gms, marks_domains=False), RETAIL)
     assert isinstance(aspect, DomainsClass)
     assert aspect.domainAssociations is None
     gms.write(str(model()), DomainsClass([RISK]))
-    assert domains_sent(merges(gms, marks_domains=False), RETAIL) == [[RETAIL]]
-    gms.write(str(model()), DomainsClass([OTHER]))
     assert domains_sent(merges(gms, marks_domains=False), RETAIL) == []
+    assert domains_sent(merges(gms, marks_domains=False), None) == []
 
 
 @pytest.mark.parametrize(

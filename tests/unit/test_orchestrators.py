@@ -317,6 +317,7 @@ def test_a_tool_whose_entities_somebody_else_sends() -> None:
     [
         ({"acme": {"when": {"source": "acme"}}}, "needs `flow`"),
         ({"acme": {"cluster": "DEV"}}, "is not known: it needs `flow`"),
+        ({"acme": {"flow": "nightly"}}, "every run would be of that flow: say `when`"),
         ({"acme": {"when": {"source": "["}, "flow": "{a}"}}, "is no regular expression"),
         ({"acme": {"flow": "{a"}}, "a place is like {key}"),
         ({"Acme Scheduler": {"flow": "{a}"}}, "is no platform"),
@@ -350,6 +351,38 @@ def test_a_hostile_tag_makes_no_broken_urn(value: str) -> None:
             assert_accepted(map_flow(task, Rules()))
         if task and task.job and task.is_ours:
             assert_accepted(map_job(task, Rules()))
+
+
+@pytest.mark.parametrize("value", ["x" * 440, "x" * 500, "(" * 160, "🎈" * 100, "%2C" * 150])
+@pytest.mark.parametrize("key", ["flow", "task", "cluster", "platform_instance"])
+def test_a_long_name_makes_no_urn_that_datahub_refuses(key: str, value: str) -> None:
+    for name in ("argo", "airflow"):
+        said = {"name": name, "flow": "f", "task": "t", key: value}
+        task = started_by({f"orchestrator.{part}": text for part, text in said.items()})
+        assert_accepted(map_run(make_run(), make_experiment(), [], [], [], [], Rules(), task))
+        if task and task.is_ours:
+            assert_accepted(map_flow(task, Rules()))
+            if task.job:
+                assert_accepted(map_job(task, Rules()))
+
+
+def test_a_rule_may_look_at_the_runs_name_or_experiment_alone() -> None:
+    rules = recipe(acme={"when": {"run_name": "nightly.*"}, "flow": "nightly"})
+    assert found({}, name="nightly-3", rules=rules).flow_name == "nightly"
+    assert started_by({}, name="other", rules=rules) is None
+    assert found({}, rules=recipe(acme={"flow": "{experiment}"})).flow_name == "churn"
+
+
+def test_every_condition_must_be_there() -> None:
+    rules = recipe(acme={"when": {"a": ".+", "b": ".*"}, "flow": "x"})
+    assert started_by({"a": "1"}, rules=rules) is None
+    assert found({"a": "1", "b": "2"}, rules=rules).flow_name == "x"
+
+
+def test_a_tool_of_the_convention_may_be_told_where_it_is() -> None:
+    task = found({"orchestrator.name": "argo", "orchestrator.flow": "f"}, rules=recipe(argo={"cluster": "eu"}))
+    assert str(task.flow) == "urn:li:dataFlow:(argo,f,eu)"
+    assert task.is_ours
 
 
 def test_a_password_in_a_tag_goes_nowhere() -> None:

@@ -37,7 +37,7 @@ help:  ## list the targets
 	@mkdir -p .home
 	@touch $@
 
-# Environments of their own: .venv-builtin, .venv-server-2.10, .venv-server-2.22, .venv-oldest, .venv-plugins
+# Environments of their own: .venv-builtin, .venv-server-2.10, .venv-server-2.22, .venv-oldest, .venv-plugins, .venv-connectors
 .venv-%/done: requirements/%.txt .venv-uv/done
 	$(UV) venv --quiet --clear --python .venv-uv/bin/python .venv-$*
 	$(UV) pip install --quiet --python .venv-$*/bin/python --require-hashes -r requirements/$*.txt
@@ -61,7 +61,7 @@ test: .venv/done .venv-builtin/done check  ## everything: checks, then the whole
 	$(QUIET) $(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term -m "not matrix"
 
 .PHONY: test-matrix
-test-matrix: .venv/done .venv-server-2.10/done .venv-server-2.22/done .venv-plugins/done  ## against MLflow 2.10 and 2.22, and DataHub's plugins for Airflow, Dagster, Prefect
+test-matrix: .venv/done .venv-server-2.10/done .venv-server-2.22/done .venv-plugins/done .venv-connectors/done  ## against MLflow 2.10 and 2.22, and what DataHub's plugins and connectors call things
 	$(QUIET) $(BIN)/pytest -m matrix
 
 .PHONY: test-oldest
@@ -102,7 +102,7 @@ dist: .venv/done  ## wheel and source distribution into dist/
 
 .PHONY: lock
 lock: .venv-uv/done  ## renew the lock files in requirements/
-	for f in uv "dev pyproject.toml" builtin server-2.10 server-2.22 plugins "oldest pyproject.toml --resolution=lowest-direct"; do \
+	for f in uv "dev pyproject.toml" builtin server-2.10 server-2.22 plugins connectors "oldest pyproject.toml --resolution=lowest-direct"; do \
 	  set -- $$f; \
 	  $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
 	    --custom-compile-command "make lock" requirements/$$1.in $${2:-} $${3:-} -o requirements/$$1.txt; \

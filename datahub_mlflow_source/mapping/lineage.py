@@ -124,7 +124,7 @@ def _mapped(location: Location | None, kind: str, platform: str) -> Place | None
     """As `_found`, where the recipe says which platform the source's type means."""
     if isinstance(location, Table):
         parts = location.parts
-        if (kind in _SPARK or kind in _DELTA) and len(parts) == 3 and platform in _WITHOUT_SPARK_CATALOG:
+        if (kind in _SPARK or kind in _DELTA) and len(parts) >= 3 and platform in _WITHOUT_SPARK_CATALOG:
             parts = parts[1:]
         return table(platform, (*_database(platform, location), *parts))
     place = _found(location, kind)

@@ -40,7 +40,7 @@ from datahub.metadata.urns import (
 from datahub.utilities.urns.urn import guess_entity_type
 
 from datahub_mlflow_source.mapping.rules import OURS, alive
-from datahub_mlflow_source.mapping.urns import PLATFORM, PLATFORM_URN
+from datahub_mlflow_source.mapping.urns import PLATFORM, PLATFORM_URN, stage_tag_urn
 from datahub_mlflow_source.records import GATEWAY, Kind
 from datahub_mlflow_source.report import MlflowSourceReport
 from datahub_mlflow_source.state.shards import ShardState
@@ -84,6 +84,7 @@ _OUR_DATASET = re.compile(r"urn:li:dataset:\(urn:li:dataPlatform:mlflow,.*-[0-9a
 # What DataHub's client raises when a question is not answered.
 _ASKING_FAILED = (requests.RequestException, OperationalError, ValueError)
 _RENAMES_LOOKED_UP = 20
+_FOR_NO_STAGE = str(stage_tag_urn("None"))  # the built-in's, which nobody needs
 _OF_EVERYBODY = tuple(f"urn:li:{kind.ENTITY_TYPE}:" for kind in (TagUrn, DataFlowUrn, DataJobUrn))
 _NEVER_REMOVED = f"urn:li:{DataProcessInstanceUrn.ENTITY_TYPE}:"  # runs, of which there are many
 
@@ -207,7 +208,8 @@ class RemovalGuard:
         theirs = {
             urn
             for urn in self._last_urns
-            if urn.startswith(_OF_EVERYBODY) or (urn.startswith("urn:li:dataset:(") and not urn.startswith(ours))
+            if (urn.startswith(_OF_EVERYBODY) and urn != _FOR_NO_STAGE)
+            or (urn.startswith("urn:li:dataset:(") and not urn.startswith(ours))
         }
         if handler := self._handler():
             for urn in theirs:

@@ -127,6 +127,8 @@ class Governance:
     def units(self, urn: Urn, subject: Callable[[], Subject], stage: str | None = None, *, model: str = "") -> Units:
         """Behind the entity itself. `stage`: of a version; `model`: the full name of a registered model."""
         in_use = self._in_use
+        if not in_use and (stage is None or not self._selection.stage_tags):
+            return
         if model in self._owners_unknown:
             in_use -= {OwnershipClass.ASPECT_NAME}
         try:

@@ -17,7 +17,7 @@ from datahub_mlflow_source.mapping.datasets import (
 )
 from datahub_mlflow_source.mapping.experiments import map_experiment, map_registry, map_workspace
 from datahub_mlflow_source.mapping.governance import Meanings
-from datahub_mlflow_source.mapping.rules import Entity, Rules, alive
+from datahub_mlflow_source.mapping.rules import Entity, Rules
 from datahub_mlflow_source.mapping.runs import map_run
 from datahub_mlflow_source.mapping.stages import stage_tags
 from datahub_mlflow_source.mapping.subjects import subject_of_experiment
@@ -177,9 +177,9 @@ class Ingestion:
 
     def _stage_tags(self) -> Units:
         for tag in stage_tags() if self._selection.stage_tags else ():
-            # People may have given it another text or colour, which are not ours to replace.
-            tag = Entity(tag.urn, [alive()]) if datahub_has(self._graph, str(tag.urn)) else tag
-            yield from self._outgoing.not_ours_alone(tag)
+            # One that is there stays as it is: people may have given it another text or colour, or removed it.
+            if not datahub_has(self._graph, str(tag.urn)):
+                yield from self._outgoing.not_ours_alone(tag)
 
     def _all_workspaces(self) -> Units:
         tally = self._report.workspaces

@@ -162,7 +162,8 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
 
         `AutoBrowsePathV2Processor` would put them below our platform instance.
         """
-        return [*super().get_workunit_processors(), _without_paths_of_tasks]
+        ours = [_without_paths_of_tasks] if self.config.platform_instance else []
+        return [*super().get_workunit_processors(), *ours]
 
     def get_workunits_internal(self) -> Iterable[MetadataWorkUnit]:
         """Everything there is, or one failure that says why nothing is."""

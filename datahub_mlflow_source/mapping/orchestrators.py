@@ -32,6 +32,7 @@ from datahub_mlflow_source.redaction import HIDDEN, redact, redact_url
 
 _LONGEST = 500  # characters of a value that names something; what is longer is no name
 _LONGEST_PART = 150  # bytes, encoded, of a cluster or platform instance
+# What rules may look at beside tags and params: a rule of these alone has to be tried on each run.
 _OF_EVERY_RUN = frozenset({"run_id", "run_name", "experiment"})
 
 
@@ -57,7 +58,7 @@ class Orchestrator:
     is_ours: bool = True  # nobody else puts its entities into DataHub, and so we do
 
     def needs(self) -> frozenset[str]:
-        """Keys of which a run must have one: the first of `when`, or what the flow is made of. Every run has some."""
+        """Keys of which a run must have one: the first of `when`, or what the flow is made of."""
         return frozenset(list(self.when)[:1] or places(self.flow or self.run))
 
     def looks_at(self) -> frozenset[str]:
@@ -251,7 +252,7 @@ _PROJECT = _dolphin("project_code", "project_name")
 _WORKFLOW = _dolphin("workflow_code", "workflow_name", "process_code", "process_name", "process_id")
 _DOLPHIN_UI = _dolphin("ui_url") + "/projects/" + _dolphin("project_code") + "/workflow"
 _DATABRICKS = "{mlflow.databricks.workspaceURL|mlflow.databricks.webappURL}"
-# As these tools write them; sources: `facts/market.md` of the project, docs/orchestrators.md.
+# As these tools write them.
 KNOWN: tuple[Orchestrator, ...] = (
     CONVENTION,
     Orchestrator(  # by `datahub_mlflow_source.tracking`; the tool itself writes nothing. `source` alone proves nothing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import requests
 from datahub.configuration.common import OperationalError
@@ -82,24 +82,22 @@ class Governance:
         for entity in property_definitions() if self._meanings.structured_properties else ():
             if datahub_has(self._graph, str(entity.urn)):
                 continue
-            proposals = [
-                MetadataChangeProposalWrapper(entityUrn=str(entity.urn), aspect=aspect) for aspect in entity.aspects
-            ]
-            if not self._are_written(proposals):
+            if not self._is_written(entity):
                 return
-            for proposal in proposals:
-                yield proposal.as_workunit(is_primary_source=False)
+            yield from self._outgoing.not_ours_alone(entity)
         if self._graph and self._selection.writes:
             graph = self._graph
             self._unknown_properties = frozenset(urn for urn in self._properties if not _is_defined(graph, urn))
             for urn in sorted(self._unknown_properties & self._meanings.mapping.properties):
                 self._report.refused_by_rules.append(f"{urn}: DataHub has no such structured property; define it first")
 
-    def _are_written(self, definition: list[MetadataChangeProposalWrapper]) -> bool:
+    def _is_written(self, definition: Entity) -> bool:
         """Where DataHub can be asked, and refuses, no value of any is sent."""
+        if self._graph is None or not self._selection.writes:
+            return True
         try:
-            for proposal in definition if self._graph and self._selection.writes else ():
-                self._graph.emit_mcp(proposal)  # type: ignore[union-attr] # the line above
+            for proposal in MetadataChangeProposalWrapper.construct_many(str(definition.urn), definition.aspects):
+                self._graph.emit_mcp(proposal)
         except (requests.RequestException, OperationalError, ValueError) as error:
             self._report.entity_failure(
                 title="Structured properties can't be defined",
@@ -151,6 +149,7 @@ class Governance:
         for refused in said.refused:
             self._report.refused_by_rules.append(printable(f"{subject.name}: {refused}"))
         yield from self._referenced(said, subject)
+        yield from self._merges.want(urn, domain_of(said), self._deprecated(subject, stage), subject.time)
         if self._selection.patches:
             if stage is not None and self._selection.stage_tags:
                 for proposal in stage_patch(urn, stage):
@@ -160,9 +159,7 @@ class Governance:
             made = patches(urn, said, subject.time, in_use, set_by_rules, stamp_terms=stamp)
             for number, proposal in enumerate(made):
                 yield MetadataWorkUnit(id=f"{urn}-meaning-{number}", mcp_raw=proposal)
-            yield from self._merges.want(urn, domain_of(said), self._deprecated(subject, stage), subject.time)
             return
-        yield from self._merges.want(urn, domain_of(said), self._deprecated(subject, stage), subject.time)
         tag = stage_tag(stage) if stage is not None and self._selection.stage_tags else None
         for aspect in aspects(said, subject.time, [str(tag)] if tag else []):
             yield MetadataChangeProposalWrapper(entityUrn=str(urn), aspect=aspect).as_workunit()
@@ -176,7 +173,7 @@ class Governance:
     def _deprecated(self, subject: Subject, stage: str | None) -> str | None:
         return why_deprecated(subject.tags, stage) if self._meanings.deprecate_archived else None
 
-    def _referenced(self, said: Said, subject: Subject) -> Iterator[MetadataWorkUnit]:
+    def _referenced(self, said: Said, subject: Subject) -> Units:
         """Tags and terms, so that they are there: a term or tag that people made keeps all that they wrote on it."""
         tags = said.tags if GlobalTagsClass.ASPECT_NAME in self._in_use else []
         terms = said.terms if GlossaryTermsClass.ASPECT_NAME in self._in_use else []
@@ -192,8 +189,7 @@ class Governance:
                 continue
             urn = Urn.from_string(text)
             if isinstance(urn, (TagUrn, GlossaryTermUrn)):
-                key = MetadataChangeProposalWrapper(entityUrn=text, aspect=urn.to_key_aspect())
-                yield key.as_workunit(is_primary_source=False)
+                yield from self._outgoing.not_ours_alone(Entity(urn, [urn.to_key_aspect()]))
 
 
 def _is_defined(graph: DataHubGraph, urn: str) -> bool:

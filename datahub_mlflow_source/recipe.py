@@ -8,7 +8,7 @@ import warnings
 from dataclasses import replace
 
 import requests
-from datahub.configuration.common import OperationalError
+from datahub.configuration.common import AllowDenyPattern, OperationalError
 from datahub.emitter.mce_builder import validate_ownership_type
 from datahub.ingestion.graph.client import DataHubGraph
 from datahub.metadata.schema_classes import (
@@ -40,7 +40,7 @@ from datahub_mlflow_source.mapping.orchestrators import (
 from datahub_mlflow_source.mapping.rules import Limits, Rules, TableRule, Web
 from datahub_mlflow_source.mapping.urns import Naming, domain_urn, owner_urn
 from datahub_mlflow_source.readers.base import WHOLE, RunScope, Shard
-from datahub_mlflow_source.selection import DeploymentTags, Selection
+from datahub_mlflow_source.selection import Allowed, DeploymentTags, Selection
 
 # A key that the recipe has with nothing in it takes back what it said before.
 _CLEARED_BY: dict[str, frozenset[str]] = {
@@ -166,8 +166,8 @@ def selection_of(config: MlflowSourceConfig) -> Selection:
     return Selection(
         experiment=config.experiment_pattern.allowed,
         model=config.model_pattern.allowed,
-        run_name=config.run_name_pattern.allowed,
-        run_user=config.run_user_pattern.allowed,
+        run_name=_allowed(config.run_name_pattern),
+        run_user=_allowed(config.run_user_pattern),
         runs=scope,
         include_runs=config.include_runs,
         metric_history=config.metric_history_pattern.allowed if config.metric_history_pattern else None,
@@ -189,3 +189,8 @@ def selection_of(config: MlflowSourceConfig) -> Selection:
         aspects_not_patched=frozenset(),
         versions_in_memory=config.versions_in_memory,
     )
+
+
+def _allowed(pattern: AllowDenyPattern) -> Allowed:
+    """What is asked of every run: a pattern that leaves all in doesn't have to look at it."""
+    return (lambda _: True) if pattern == AllowDenyPattern.allow_all() else pattern.allowed

@@ -96,13 +96,19 @@ class SaidByRuns:
         tally = Tally() if self._hold_them else self._report.datasets
         for urn, said_at, dataset in self._datasets:
             tally.read += 1
-            mapped = partial(map_dataset, dataset, self._rules, self._queries.read)
+            platforms: list[Entity] = []
+            mapped = partial(self._mapped, dataset, platforms)
             units = self._outgoing.send(tally, dataset.input.name, partial(getattr, dataset, "urn"), mapped)
             yield from self._held(urn, said_at, units)
-            upstreams = upstreams_of(dataset, self._rules, self._queries.read)
-            self._tell_unresolved(dataset, upstreams)
-            for platform in filter(None, map(platform_of, upstreams.datasets)):
+            for platform in platforms:
                 yield from self._platform(platform)
+
+    def _mapped(self, dataset: InputDataset, platforms: list[Entity]) -> Entity:
+        """The dataset; those platforms that the ones behind it are on are added."""
+        upstreams = upstreams_of(dataset, self._rules, self._queries.read)
+        self._tell_unresolved(dataset, upstreams)
+        platforms.extend(filter(None, map(platform_of, upstreams.datasets)))
+        return map_dataset(dataset, upstreams, self._rules)
 
     def tasks(self) -> Units:
         """Flows and tasks that no integration of DataHub's has.

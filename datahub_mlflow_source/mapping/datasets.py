@@ -74,8 +74,8 @@ def _made_up_in(experiment: Experiment) -> str:
     return f"{kind}|{experiment.name}"
 
 
-def map_dataset(dataset: InputDataset, rules: Rules, read_query: Reader) -> Entity:
-    """Everything DataHub shows about a dataset of MLflow, apart from who read it."""
+def map_dataset(dataset: InputDataset, upstreams: Upstreams, rules: Rules) -> Entity:
+    """Everything DataHub shows about a dataset of MLflow, apart from who read it. `upstreams` are by `upstreams_of`."""
     trim = Trim(rules.limits)
     experiment = dataset.identity.partition("|")[2] if dataset.source.canonical is None else None
     properties = DatasetPropertiesClass(
@@ -97,7 +97,6 @@ def map_dataset(dataset: InputDataset, rules: Rules, read_query: Reader) -> Enti
     columns = schema_fields(dataset.input.schema)
     if columns:
         aspects.append(schema_metadata(dataset.input.name, columns, dataset.input.schema or "", trim))
-    upstreams = upstreams_of(dataset, rules, read_query)
     if upstreams.datasets:
         is_query = isinstance(dataset.source.location, Query)
         kind = DatasetLineageTypeClass.TRANSFORMED if is_query else DatasetLineageTypeClass.COPY

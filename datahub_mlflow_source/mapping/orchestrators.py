@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from operator import itemgetter
 from types import MappingProxyType
 from urllib.parse import quote
 
@@ -78,10 +77,12 @@ class Orchestrators:
 
     def may_fit(self, run: Run, versions: Sequence[ModelVersion] = ()) -> bool:
         """Whether it, or a version that it made, has a tag or param that some rule looks for: so have few runs."""
-        return self._of_every_run or not all(
-            self._needed.isdisjoint(map(itemgetter(0), tags))
-            for tags in (run.tags, run.params, *(version.tags for version in versions))
-        )
+        needed = self._needed
+        for tags in (run.tags, run.params, *(version.tags for version in versions)):
+            for key, _ in tags:  # half as long as `any`, and asked of every run
+                if key in needed:
+                    return True
+        return self._of_every_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +120,10 @@ def task_of(
     orchestrators: Orchestrators,
     naming: Naming,
 ) -> Task | None:
-    """The task that started this run, by the first rule that fits. `versions` are those registered from it."""
-    if not orchestrators.may_fit(run, versions):
-        return None
+    """The task that started this run, by the first rule that fits. `versions` are those registered from it.
+
+    Asked for where one `may_fit`, or it takes its time.
+    """
     said = [run.tags, run.params, *(version.tags for version in versions)]
     values: dict[str, str] = {}
     for tags in reversed(said):  # a tag of the run says more than a param, and that more than one of what came from it

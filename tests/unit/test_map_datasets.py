@@ -46,7 +46,8 @@ COLUMNS = (
 
 
 def mapped(dataset: DatasetInput, rules: Rules = RULES, experiment: str = "churn") -> Entity:
-    return map_dataset(input_dataset(dataset, make_experiment(name=experiment), rules), rules, read)
+    found = input_dataset(dataset, make_experiment(name=experiment), rules)
+    return map_dataset(found, upstreams_of(found, rules, read), rules)
 
 
 def urn(dataset: DatasetInput, experiment: str = "churn", workspace: str = "") -> str:

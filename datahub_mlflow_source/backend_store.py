@@ -56,7 +56,7 @@ def database_connection(key: str, uri: str, config: MlflowSourceConfig) -> tuple
         raise RecipeError(
             f"`{key}` is no address of a database. It should look like postgresql://user@host:5432/mlflow"
         ) from None
-    if "@" in (url.host or ""):  # SQLAlchemy ends the password at the first one, and the rest would be shown as host
+    if url.get_backend_name() != "sqlite" and _is_torn(rest):
         raise RecipeError(f"`{key}` holds an @ in its password: write it as %40, or use `backend_store_password`")
     warnings: tuple[str, ...] = ()
     if (url.password or any(map(names_credential, url.query))) and key in MlflowSourceConfig.model_fields:
@@ -80,6 +80,12 @@ def database_connection(key: str, uri: str, config: MlflowSourceConfig) -> tuple
         ),
         warnings,
     )
+
+
+def _is_torn(rest: str) -> bool:
+    """Whether there is an @ behind the first, where SQLAlchemy ends the password: the rest would be shown as host."""
+    place, _, options = rest.partition("@")[2].partition("?")
+    return "@" in place or any("@" in option.partition("=")[0] for option in options.split("&"))
 
 
 def _is_for(key: str, url: URL, config: MlflowSourceConfig) -> bool:

@@ -54,17 +54,19 @@ def ingest(path: str, shards: int, scheduler: str | None, dry_run: bool) -> None
     """Ingests a recipe by several processes, then removes what is gone, once for all of them."""
     processes = Processes()
     recipe = _recipe(path)
+    began = time.monotonic()
     with _complaints(), _bar(shards) as tell:
         if scheduler is None:
             outcomes = processes.shards(recipe, shards, tell, dry_run=dry_run)
         else:
             outcomes = _by_dask(scheduler, recipe, shards, tell, dry_run)
+    seconds = time.monotonic() - began
     if all(outcome.message for outcome in outcomes):
         _stop_at_what_did_not_begin(outcomes)
     states = [outcome.state for outcome in outcomes if outcome.state]
     with _complaints():
         closing = processes.closing(recipe, shards, states, dry_run=dry_run)
-    _end([*outcomes, closing])
+    _end([*outcomes, closing], seconds)
 
 
 @main.command(short_help="Close shards that another scheduler ran.")
@@ -151,8 +153,11 @@ def _stop_at_what_did_not_begin(outcomes: list[Outcome]) -> None:
         raise click.ClickException("\n".join(messages))
 
 
-def _end(outcomes: list[Outcome]) -> None:
-    click.echo(shown(merged([outcome.report for outcome in outcomes]), merged([o.sink_report for o in outcomes])))
+def _end(outcomes: list[Outcome], seconds: float | None = None) -> None:
+    report, sink_report = (
+        merged(reports) for reports in zip(*((o.report, o.sink_report) for o in outcomes), strict=True)
+    )
+    click.echo(shown(report, sink_report, seconds))
     _stop_at_what_did_not_begin(outcomes)
     if any(outcome.failed for outcome in outcomes):
         sys.exit(1)

@@ -17,7 +17,7 @@ from datahub_mlflow_source.mapping.urns import logged_model_urn
 from datahub_mlflow_source.outgoing import Outgoing
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.source import MlflowSource
-from datahub_mlflow_source.state.shards import NEEDED, Held, ShardState, left_behind
+from datahub_mlflow_source.state.shards import NEEDED, Held, ShardHandler, ShardState, left_behind
 from datahub_mlflow_source.superseded import superseded_units
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ class ClosingSource(MlflowSource):
             self.report.failure(title="The shards are not closed", message="Nothing was removed.", context=str(error))
             self._nothing_closed = True
             return
+        if self.states is None:
+            ShardHandler(None, self.state_provider, self.ctx).leave(ShardState())
         if len(states) < self.count or not all(state.complete for state in states):
             self.report.failure(
                 title="A shard did not come to its end",

@@ -25,7 +25,7 @@ from datahub_mlflow_source.mapping.urns import experiment_urn, registry_urn, run
 from datahub_mlflow_source.measure_walk import MeasureWalk
 from datahub_mlflow_source.model_files import ModelFiles
 from datahub_mlflow_source.outgoing import Outgoing, Units
-from datahub_mlflow_source.progress import STAGE_OF_RUNS, Progress
+from datahub_mlflow_source.progress import Progress
 from datahub_mlflow_source.readers.artifacts import Artifacts
 from datahub_mlflow_source.readers.base import WHOLE, Reader, RunScope
 from datahub_mlflow_source.readers.serving import Serving
@@ -150,7 +150,7 @@ class Ingestion:
         if self._selection.include_logged_models:
             with self._report.new_stage("Logged models"):
                 self._read_logged_models()
-        with self._report.new_stage(STAGE_OF_RUNS):
+        with self._report.new_stage("Runs and the versions they made"):
             yield from self._all_runs(runs)
         if self._leads:
             with self._report.new_stage("Versions of other runs or none"):
@@ -264,7 +264,8 @@ class Ingestion:
             runs = self._reader.runs_by_id(self._made.waited_for(), self._selected_ids(), self._selection.runs)
         counts = self._reader.run_counts(self._selected_ids(), self._selection.runs) if include == "all" else None
         names = {id_: in_workspace(e.name, e.workspace) for id_, e in self._experiments.items()}
-        in_order = counts is not None or len(self._workspaces) < 2
+        # By their ids, and where the shard begins among those is known.
+        in_order = counts is not None or (len(self._workspaces) < 2 and (include == "all" or self._shard == WHOLE))
         progress = Progress(self._report, names, counts, self._shard, in_order=in_order)
         for run in self._with_all(self._read(runs, self._report.runs)):
             progress.passed(run)

@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STAGE_OF_RUNS = "Runs and the versions they made"
 _TOLD_EVERY_SECONDS = 5.0
 _NOTED_EVERY_SECONDS = 0.5  # for who shows a bar
-_MOST_EXPERIMENTS = 50  # in the report, those with the most runs first
+MOST_EXPERIMENTS = 50  # in the report, those with the most runs first
 
 
 class Progress:
@@ -71,7 +70,7 @@ class Progress:
         self._report.progress = f"{read:,}{of} runs in {pace(read, seconds, share)}"
         logger.info("%s", self._report.progress)
         expected = self._counts if self._counts is not None else self._read
-        largest = sorted(expected, key=lambda id_: (-expected[id_], id_))[:_MOST_EXPERIMENTS]
+        largest = sorted(expected, key=lambda id_: (-expected[id_], id_))[:MOST_EXPERIMENTS]
         self._report.runs_by_experiment = {
             self._names.get(id_, id_): f"{self._read[id_]:,} of {expected[id_]:,}" if of else f"{self._read[id_]:,}"
             for id_ in largest

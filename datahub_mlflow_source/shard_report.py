@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
-from datahub_mlflow_source.progress import STAGE_OF_RUNS
+from datahub_mlflow_source.progress import MOST_EXPERIMENTS
 
 _NOTHING_PRODUCED = "No metadata was produced by the source"
 _MOST_EXAMPLES = 10  # as DataHub's own reports have it
@@ -58,7 +58,7 @@ def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _both(key: str, one: Any, other: Any) -> Any:
     if key == "runs_by_experiment":
-        return {name: _added(one.get(name), other.get(name)) for name in {**one, **other}}
+        return {name: _added(one.get(name), other.get(name)) for name in _in_full(one, other)}
     if isinstance(one, dict) and isinstance(other, dict):
         return merged([one, other])
     if isinstance(one, list) and isinstance(other, list):
@@ -66,6 +66,16 @@ def _both(key: str, one: Any, other: Any) -> Any:
     if isinstance(one, (int, float)) and isinstance(other, (int, float)):
         return max(one, other) if key.startswith(_NOT_ADDED) else one + other
     return one
+
+
+def _in_full(one: dict[str, str], other: dict[str, str]) -> Iterable[str]:
+    """Experiments of which neither side leaves its part out: where there are many, each names its largest only.
+
+    Over REST an experiment is one shard's alone, and nothing is said of how many runs there are.
+    """
+    both = {**one, **other}
+    is_cut = max(len(one), len(other)) >= MOST_EXPERIMENTS and any(" of " in said for said in both.values())
+    return [name for name in both if name in one and name in other] if is_cut else both
 
 
 def _added(one: str | None, other: str | None) -> str:
@@ -119,12 +129,10 @@ def _without_nothing(value: Any) -> Any:
     return round(value, 1) if isinstance(value, float) else value
 
 
-def shown(report: dict[str, Any], sink_report: dict[str, Any]) -> str:
-    """What a person wants to see at the end."""
-    stages = _by_stage(report)
-    seconds = stages.get(STAGE_OF_RUNS)
+def shown(report: dict[str, Any], sink_report: dict[str, Any], seconds: float | None = None) -> str:
+    """What a person wants to see at the end. `seconds`: from the first shard's start to the last one's end."""
     rate = round(report["runs"]["read"] / seconds) if seconds else 0
-    report = {**report, "runs_a_second": rate, "slowest_seconds_by_stage": stages}
+    report = {**report, "runs_a_second": rate, "slowest_seconds_by_stage": _by_stage(report)}
     chosen = {key: counts for key in _SHOWN if (counts := _without_nothing(report.get(key)))}
     if report.get("events_produced"):  # which the framework misses in each part that has nothing of its own
         warnings = [warning for warning in chosen.pop("warnings", []) if warning.get("title") != _NOTHING_PRODUCED]

@@ -53,6 +53,7 @@ from datahub_mlflow_source.recipe import meanings_of, rules_of, selection_of, sh
 from datahub_mlflow_source.removal import RemovalGuard
 from datahub_mlflow_source.report import MlflowSourceReport
 from datahub_mlflow_source.state.shards import ShardHandler, ShardState
+from datahub_mlflow_source.state.sizes import leave_out_too_large
 
 # Releases of DataHub's server that take patches of these with a mark of whom they come from (docs/compatibility.md).
 _TAKEN_SINCE = {
@@ -218,6 +219,7 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
         if self._artifacts:
             self._artifacts.close()
         self.report.report_entity_failures()
+        self._tell_what_is_not_remembered()
         super().close()
 
     def _keyed_patches_are_taken(self) -> bool:
@@ -261,6 +263,19 @@ class MlflowSource(StatefulIngestionSourceBase, TestableSource):
         recipe = self.ctx.pipeline_config
         sink = recipe.sink.type if recipe and recipe.sink else ""
         return self.ctx.graph is not None or sink == "datahub-kafka"
+
+    def _tell_what_is_not_remembered(self) -> None:
+        removal = self.config.stateful_ingestion
+        if not removal or removal.ignore_new_state or self.ctx.dry_run_mode or self.ctx.preview_mode:
+            return
+        for job in leave_out_too_large(self.state_provider, removal.max_checkpoint_state_size):
+            self.report.failure(
+                title="Too much to be remembered",
+                message="DataHub's framework keeps no state of this size, so that what goes from MLflow would not be "
+                "found gone. Set `stateful_ingestion.max_checkpoint_state_size` higher; of shards, run more, or by "
+                "`datahub-mlflow ingest`, which needs to keep none.",
+                context=f"{job}, more than {removal.max_checkpoint_state_size:,} bytes",
+            )
 
     def _remembers_in_a_file(self) -> bool:
         removal = self.config.stateful_ingestion

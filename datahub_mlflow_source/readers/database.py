@@ -191,7 +191,8 @@ def _engine(connection: DatabaseConnection) -> sa.engine.Engine:
         "poolclass": QueuePool,
         "pool_size": connection.pool_size,
         "max_overflow": 0,
-        "pool_timeout": _CONNECT_SECONDS,
+        # For the longest that another statement of ours may be at it.
+        "pool_timeout": connection.statement_timeout_seconds + _CONNECT_SECONDS,
         "pool_pre_ping": True,
         "hide_parameters": True,
     }
@@ -245,6 +246,8 @@ def _begin(connection: sa.engine.Connection, timeout_seconds: float) -> None:
 
 def is_transient(error: BaseException) -> bool:
     """Worth another try: a connection that was lost or not to be had, a SQLite file that is being written."""
+    if isinstance(error, PoolTimeoutError):  # ours are all at work
+        return True
     if not isinstance(error, DBAPIError) or took_too_long(error) or _is_bad_text(error):
         return False
     said = str(error.orig).lower()

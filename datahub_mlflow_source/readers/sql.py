@@ -230,11 +230,11 @@ class SqlReader:
                 heapq.heappush(heap, found)
             else:
                 heapq.heappushpop(heap, found)
-        everything = RunScope(include_deleted=True)
+        still = RunScope(include_deleted=scope.include_deleted)  # one may have been deleted since
         for id_, heap in latest.items():
             run_ids = [place.run_id for place in sorted(heap, reverse=True)]
             for batch in batches(run_ids, self._page_size):
-                found_runs = list(self.runs_by_id(batch, [id_], everything))
+                found_runs = list(self.runs_by_id(batch, [id_], still))
                 yield from (found for found in found_runs if isinstance(found, Unreadable))
                 read = [found for found in found_runs if isinstance(found, Run)]
                 yield from sorted(read, key=lambda run: batch.index(run.run_id))

@@ -19,6 +19,7 @@ from datahub_mlflow_source.records import DatasetInput, Metric, Run, Tags
 
 _RUN_NAME = "mlflow.runName"
 _NAN = float("nan")
+_NO_RUN = Run("", "", "", "", "", 0, 0, "", "", params=(), metrics=(), tags=(), datasets=())
 
 
 class RunKey(NamedTuple):
@@ -190,7 +191,7 @@ def filter_of(scope: RunScope) -> Callable[[list[Run]], list[Run]]:
     """What `run_filter` leaves of some runs, by MLflow's own parser and comparisons (mlflow/utils/search_utils.py).
 
     Raises:
-        ServerError: MLflow can't parse it.
+        ServerError: MLflow can't parse it, or has no such comparison.
     """
     condition = scope.filter
     if not condition:
@@ -200,9 +201,12 @@ def filter_of(scope: RunScope) -> Callable[[list[Run]], list[Run]]:
 
     search: Any = SearchUtils
     try:
-        search.parse_search_filter(condition)
-    except MlflowException as error:
-        raise ServerError(f"MLflow can't read the filter: {error.message}. Check `run_filter`.") from error
+        # Which comparisons there are MLflow looks up with a run at hand, up to the first clause that doesn't fit it.
+        for clause in search.parse_search_filter(condition):
+            search._does_run_match_clause(_as_mlflow_sees_it(_NO_RUN), clause)
+    except (MlflowException, ValueError) as error:  # the latter of a number that is none
+        reason = getattr(error, "message", str(error)).rstrip(".")
+        raise ServerError(f"MLflow can't read the filter: {reason}. Check `run_filter`.") from error
 
     def keep(runs: list[Run]) -> list[Run]:
         kept = search.filter([_as_mlflow_sees_it(run) for run in runs], condition)

@@ -57,7 +57,8 @@ class ShardState(CheckpointStateBase):
 class ShardHandler(StatefulIngestionUsecaseHandlerBase[ShardState]):
     """Has DataHub's framework keep a shard's state, once the shard has come to its end."""
 
-    def __init__(self, shard: Shard, provider: StateProviderWrapper, ctx: PipelineContext) -> None:
+    def __init__(self, shard: Shard | None, provider: StateProviderWrapper, ctx: PipelineContext) -> None:
+        """`shard`: None for the closing step, which leaves a mark that it has read what they left."""
         self._shard, self._provider, self._ctx = shard, provider, ctx
         self._state: ShardState | None = None
         provider.register_stateful_ingestion_usecase_handler(self)
@@ -90,8 +91,9 @@ def left_behind(count: int, provider: StateProviderWrapper, ctx: PipelineContext
     where, name = provider.ingestion_checkpointing_state_provider, ctx.pipeline_name
     if where is None or not name:
         raise RecipeError(NEEDED)
-    closed = where.get_latest_checkpoint(name, StaleEntityRemovalHandler.compute_job_id(PLATFORM))
-    after = closed.timestampMillis if closed else 0
+    # What an ingestion without shards, or with others, has removed since, they would not know of.
+    others = [_job(None), StaleEntityRemovalHandler.compute_job_id(PLATFORM)]
+    after = max(mark.timestampMillis if (mark := where.get_latest_checkpoint(name, job)) else 0 for job in others)
     states: list[ShardState] = []
     missing: list[int] = []
     for index in range(count):
@@ -110,7 +112,9 @@ def left_behind(count: int, provider: StateProviderWrapper, ctx: PipelineContext
     return states
 
 
-def _job(shard: Shard) -> JobId:
+def _job(shard: Shard | None) -> JobId:
+    if shard is None:
+        return JobId(f"{PLATFORM}_shards_closed")
     return JobId(f"{PLATFORM}_shard_{shard.index}_of_{shard.count}")
 
 

@@ -129,6 +129,10 @@ RECIPES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"run_filter": "metrics.auc >"},
         ("Invalid clause(s) in filter string", "Check `run_filter`"),
     ),
+    "a filter with a comparison that there is not": (
+        {"run_filter": "params.depth > '0.1'"},
+        ("Invalid comparator '>' not one of", "Check `run_filter`"),
+    ),
     "no name to remember by": (
         {"tracking_uri": "http://localhost", "pipeline_name": None},
         ("`stateful_ingestion.enabled` needs a `pipeline_name` in the recipe",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from datahub_mlflow_source.records import ModelDeployment
 from tests.support.content import CHURN, FRAUD, Content
 from tests.support.gms import GmsStandIn
 from tests.support.ingest import Ingested, ingest, ingest_into
-from tests.support.servers import PYTHON, MlflowServer, free_port, guarded, stopped
+from tests.support.servers import PYTHON, MlflowServer, free_port, guarded, mlflow_server, stopped
 
 PROD = Naming()
 
@@ -98,6 +99,38 @@ def test_endpoints_of_the_gateway_are_there(server: MlflowServer, content: Conte
     assert chat["customProperties"]["team"] == "desk"
     assert deployment(found, "gateway", "old-chat")["status"] == "OUT_OF_SERVICE"
     assert found.report.deployments.sent == 2
+
+
+def test_those_of_a_gateway_that_is_switched_off_are_in_the_database(server: MlflowServer, tmp_path: Path) -> None:
+    switched_off = {"MLFLOW_ENABLE_AI_GATEWAY": "false"}
+    with mlflow_server(tmp_path / "off", backend_uri=server.backend_uri, extra_env=switched_off) as off:
+        config = {"tracking_uri": off.url, "include_deployments": True}
+        over_rest = ingest(config, tmp_path / "rest.json")
+        from_database = ingest({**config, "backend_store_uri": off.backend_uri}, tmp_path / "sql.json")
+    assert not over_rest.failed
+    assert over_rest.urns("mlModelDeployment") == set()
+    assert len(from_database.urns("mlModelDeployment")) == 2
+
+
+def test_a_scorers_endpoint_is_a_name_by_the_server_and_an_id_in_the_database(
+    server: MlflowServer, content: Content, tmp_path: Path
+) -> None:
+    experiment_id = server.post("experiments/create", name="judged")["experiment_id"]
+    asked = {"model": "gateway:/chat", "instructions": "Is {{ outputs }} fair?"}
+    judge = {"name": "fair", "serialization_version": 1, "mlflow_version": server.version}
+    text = json.dumps({**judge, "instructions_judge_pydantic_data": asked})
+    server.post_3("scorers/register", experiment_id=experiment_id, name="fair", serialized_scorer=text)
+    config = {"tracking_uri": server.url, "experiment_pattern": {"allow": ["judged"]}}
+    over_rest = ingest(config, tmp_path / "rest.json")
+    from_database = ingest({**config, "backend_store_uri": server.backend_uri}, tmp_path / "sql.json")
+    server.post("experiments/delete", experiment_id=experiment_id)
+    endpoints = [
+        found.named("container", "judged")[1]["containerProperties"]["customProperties"][
+            "mlflow_source.scorer.fair.model"
+        ]
+        for found in (over_rest, from_database)
+    ]
+    assert endpoints == ["gateway:/chat", f"gateway:/{content.gateway_endpoints['chat']}"]
 
 
 def test_datahub_takes_them(server: MlflowServer) -> None:

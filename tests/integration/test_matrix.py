@@ -63,6 +63,25 @@ def test_datahub_takes_all_of_it(server: MlflowServer) -> None:
         assert gms.rejections == []
 
 
+def test_traces_that_the_server_does_not_count_are_counted_by_the_database(
+    server: MlflowServer, tmp_path: Path
+) -> None:
+    if server.version.startswith("2.10"):
+        pytest.skip("traces came with 2.13")
+    experiment_id, _ = plain_runs(server, "traced", 1)
+    for number in range(3):
+        began = {"experiment_id": experiment_id, "timestamp_ms": 1_700_000_000_000 + number}
+        server.post("traces", **began, request_metadata=[], tags=[])
+    config = {"tracking_uri": server.url, "experiment_pattern": {"allow": ["traced"]}, "include_traces": True}
+    over_rest = ingest(config, tmp_path / "rest.json")
+    from_database = ingest({**config, "backend_store_uri": server.backend_uri}, tmp_path / "sql.json")
+    counts = [
+        found.named("container", "traced")[1]["containerProperties"]["customProperties"].get("mlflow_source.traces")
+        for found in (over_rest, from_database)
+    ]
+    assert counts == [None, "3"]
+
+
 def test_the_history_of_more_runs_than_one_request_holds(server: MlflowServer, tmp_path: Path) -> None:
     """gunicorn, which serves MLflow before 3.3, takes addresses of 4,094 bytes."""
     _, runs = plain_runs(server, "with a metric", 130)

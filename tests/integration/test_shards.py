@@ -429,6 +429,32 @@ def test_a_run_that_goes_between_two_shards_takes_no_version_with_it(
     assert _removed(gms) == set()
 
 
+def test_what_was_closed_once_is_not_closed_again_where_nothing_is_removed(
+    own: MlflowServer, gms: GmsStandIn, tmp_path: Path
+) -> None:
+    config = {"tracking_uri": own.url, "stateful_ingestion": {"enabled": True, "remove_stale_metadata": False}}
+    recipe = _recipe(tmp_path, config, _into(gms), "shards")
+    for index in (0, 1):
+        ingest_into(gms, {**config, "shard": {"index": index, "count": 2}}, name="shards")
+    assert _command("finish", "-c", recipe, "--shards", "2").returncode == 0
+    ended = _command("finish", "-c", recipe, "--shards", "2")
+    assert ended.returncode == 1
+    assert "shards 0, 1 of 2 left nothing since the closing step before" in " ".join(ended.stdout.split())
+
+
+@pytest.mark.parametrize("shard", [{"shard": {"index": 0, "count": 2}}, {}], ids=["shard", "whole"])
+def test_a_state_that_is_too_large_is_told(shard: dict[str, Any], own: MlflowServer, gms: GmsStandIn) -> None:
+    """DataHub's framework leaves it out, with a line in the log."""
+    state = {"enabled": True, "max_checkpoint_state_size": 100}
+    pipeline = ingest_into(gms, {"tracking_uri": own.url, "stateful_ingestion": state, **shard}, name="shards")
+    assert pipeline.has_failures()
+    assert "Too much to be remembered" in str(pipeline.source.get_report().failures)
+    state["max_checkpoint_state_size"] = 1 << 24
+    assert not ingest_into(
+        gms, {"tracking_uri": own.url, "stateful_ingestion": state, **shard}, name="shards"
+    ).has_failures()
+
+
 def test_a_state_in_a_file_is_refused_to_shards_that_another_scheduler_runs(own: MlflowServer, tmp_path: Path) -> None:
     state = {"enabled": True, "state_provider": {"type": "file", "config": {"filename": str(tmp_path / "state.json")}}}
     config = {"tracking_uri": own.url, "stateful_ingestion": state}

@@ -13,11 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from sys import float_info
+from threading import Event
 from typing import Any
 
 import pytest
@@ -435,6 +437,51 @@ def test_runs_that_begin_or_go_while_a_page_is_read_are_as_they_are_then(sqlite_
         server.post("experiments/delete", experiment_id=id_)
     assert changed
     assert {aspects["mlTrainingRunProperties"]["id"] for aspects in runs_of(found)} == set(runs) - {gone}
+
+
+def test_one_of_the_latest_that_is_deleted_before_it_is_read_is_left_out(sqlite_store: Stored, tmp_path: Path) -> None:
+    server = sqlite_store.server
+    experiment_id, runs = plain_runs(server, "latest changes", 5)
+    read_by_id = sql.SqlReader.runs_by_id
+    gone = max(runs)
+
+    def changed(self: sql.SqlReader, *args: Any) -> Iterator[Any]:
+        server.execute("UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = ?", gone)
+        return read_by_id(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sql.SqlReader, "runs_by_id", changed)
+        only: dict[str, Any] = {"experiment_pattern": {"allow": ["latest changes$"]}, "max_runs_per_experiment": 5}
+        found = sqlite_store.sql(tmp_path / "s", **only)
+    server.post("experiments/delete", experiment_id=experiment_id)
+    assert {aspects["mlTrainingRunProperties"]["id"] for aspects in runs_of(found)} == set(runs) - {gone}
+
+
+def test_who_finds_all_connections_in_use_waits_for_those_statements(
+    sqlite_store: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are ours: of metric histories for instance, and end by themselves or by their timeout."""
+    from datahub_mlflow_source.backend_store import database_connection
+    from datahub_mlflow_source.config import MlflowSourceConfig
+
+    monkeypatch.setattr(database, "_CONNECT_SECONDS", 0.1)
+    settings = {"pool_size": 1, "statement_timeout_seconds": 0.3}
+    config = MlflowSourceConfig.model_validate({"database": settings})
+    opened = database.Database(database_connection("backend_store_uri", sqlite_store.uri, config)[0])
+    begun, slow = Event(), "SELECT 1"
+
+    def at_length(reading: database.Reading) -> None:
+        begun.set()
+        for _ in range(10):  # statements, each well below its timeout
+            reading.connection.exec_driver_sql(slow)
+            time.sleep(0.1)
+
+    with ThreadPoolExecutor(1) as threads:
+        other = threads.submit(opened.read, at_length)
+        assert begun.wait(10)
+        assert opened.read(lambda reading: reading.rows(sa.select(sa.literal(1)))) == [(1,)]
+        other.result()
+    opened.close()
 
 
 def test_a_database_that_goes_while_the_latest_are_read_is_a_listing_that_broke_off(

@@ -163,10 +163,28 @@ class TestPassword:
     def test_nor_is_an_address_without(self) -> None:
         assert opened("postgresql://u@h/db?sslmode=require", backend_store_password=SECRET)[1] == ()
 
-    def test_one_that_is_not_encoded_is_told_as_half_of_it_would_be_the_host(self) -> None:
-        assert refusal(f"postgresql://u:pw@{SECRET}@h/db") == (
-            f"`{KEY}` holds an @ in its password: write it as %40, or use `backend_store_password`"
-        )
+    @pytest.mark.parametrize(
+        "uri",
+        [
+            f"postgresql://u:pw@{SECRET}@h/db",
+            f"postgresql://u:pw@x/{SECRET}@h:5432/db",
+            f"mysql://u:pw@/{SECRET}@h/db",
+            f"postgresql://u:pw@x?{SECRET}@h/db?sslmode=require",
+        ],
+    )
+    def test_one_that_is_not_encoded_is_told_as_half_of_it_would_be_shown(self, uri: str) -> None:
+        assert refusal(uri) == f"`{KEY}` holds an @ in its password: write it as %40, or use `backend_store_password`"
+
+    @pytest.mark.parametrize(
+        ("uri", "password"), [("postgresql://u:a?b/c@h/db?application_name=x@y", "a?b/c"), ("mysql://u:%40@h/db", "@")]
+    )
+    def test_one_with_other_signs_is_taken(self, uri: str, password: str) -> None:
+        connection, _ = opened(uri)
+        assert (connection.url.password, connection.shown) == (password, "MLflow's database db at h")
+
+    def test_a_file_may_be_called_anything(self, tmp_path: Path) -> None:
+        (tmp_path / "a@b@c.db").touch()
+        assert opened(f"sqlite:///{tmp_path}/a@b@c.db")[0].url.database == f"{tmp_path}/a@b@c.db"
 
 
 class TestDrivers:

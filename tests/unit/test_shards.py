@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from datahub_mlflow_source.config import MlflowSourceConfig
-from datahub_mlflow_source.progress import STAGE_OF_RUNS
+from datahub_mlflow_source.progress import MOST_EXPERIMENTS
 from datahub_mlflow_source.readers.base import WHOLE, Shard
 from datahub_mlflow_source.shard_report import merged, shown
 
@@ -86,7 +86,7 @@ def test_what_is_shown_leaves_out_what_is_nothing() -> None:
 def test_the_pace_of_all_and_the_slowest_shard_of_each_stage_are_shown() -> None:
     def report(read: int, seconds: float, churn: str) -> dict[str, Any]:
         stages = {
-            f"(Ingestion, {STAGE_OF_RUNS} at 2026-01-01 00:00:0{read}+00:00)": seconds,
+            f"(Ingestion, Runs at 2026-01-01 00:00:0{read}+00:00)": seconds,
             f"(Ingestion, Datasets at 2026-01-01 00:01:0{read}+00:00)": 0.5,
         }
         return {
@@ -95,10 +95,22 @@ def test_the_pace_of_all_and_the_slowest_shard_of_each_stage_are_shown() -> None
             "runs_by_experiment": {"churn": churn, f"of {read}": "1"},
         }
 
-    found = yaml.safe_load(shown(merged([report(1, 2.0, "1,999 of 2,000"), report(9, 4.0, "1 of 1,000")]), {}))
+    both = merged([report(1, 2.0, "1,999 of 2,000"), report(9, 4.0, "1 of 1,000")])
+    found = yaml.safe_load(shown(both, {}, seconds=5.0))  # one after the other, as on one core
     assert found["source"] == {
         "runs_a_second": 2,
-        "slowest_seconds_by_stage": {STAGE_OF_RUNS: 4.0, "Datasets": 0.5},
+        "slowest_seconds_by_stage": {"Runs": 4.0, "Datasets": 0.5},
         "runs_by_experiment": {"churn": "2,000 of 3,000", "of 1": "1", "of 9": "1"},
         "runs": {"read": 10},
     }
+    assert "runs_a_second" not in shown(both, {})
+
+
+def test_of_many_experiments_those_are_shown_of_which_every_shard_tells_its_part() -> None:
+    """Each shard tells its largest only, which differ by chance."""
+    by_shard = [{f"e{id_}": "10 of 20" for id_ in range(start, start + MOST_EXPERIMENTS)} for start in (0, 2, 1)]
+    found = merged([{"runs_by_experiment": told} for told in by_shard])["runs_by_experiment"]
+    assert found == {f"e{id_}": "30 of 60" for id_ in range(2, MOST_EXPERIMENTS)}
+    over_rest = [{f"e{id_}": "10" for id_ in range(start, start + MOST_EXPERIMENTS)} for start in (0, 50)]
+    found = merged([{"runs_by_experiment": told} for told in over_rest])["runs_by_experiment"]
+    assert len(found) == 2 * MOST_EXPERIMENTS

@@ -17,7 +17,7 @@ import responses
 
 from datahub_mlflow_source.errors import ArtifactError
 from datahub_mlflow_source.readers.stores import S3Settings, Stores
-from tests.support.servers import free_port, guarded
+from tests.support.servers import free_port, guarded, stopped
 
 CONTENT = b"flavors: {sklearn: {sklearn_version: 1.9}}\n"
 
@@ -42,8 +42,7 @@ def google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 bucket.blob(name).upload_from_string(content)
             yield address
         finally:
-            guard.kill()
-            guard.wait()
+            stopped(guard, port)
 
 
 def _client(address: str) -> Any:

@@ -154,10 +154,8 @@ def _stop_at_what_did_not_begin(outcomes: list[Outcome]) -> None:
 
 
 def _end(outcomes: list[Outcome], seconds: float | None = None) -> None:
-    report, sink_report = (
-        merged(reports) for reports in zip(*((o.report, o.sink_report) for o in outcomes), strict=True)
-    )
-    click.echo(shown(report, sink_report, seconds))
+    report = merged([outcome.report for outcome in outcomes])
+    click.echo(shown(report, merged([outcome.sink_report for outcome in outcomes]), seconds))
     _stop_at_what_did_not_begin(outcomes)
     if any(outcome.failed for outcome in outcomes):
         sys.exit(1)

@@ -61,9 +61,8 @@ _ANY_URN = re.compile(r"urn:li:(\w+):(.+)", re.DOTALL)
 _GROUPS_AND_USERS = frozenset({CorpUserUrn.ENTITY_TYPE, CorpGroupUrn.ENTITY_TYPE})
 _READS_AS_ENCODED = re.compile(r"%(25)*(2C|28|29|E2%(25)*90%(25)*9F)")
 
-_as_json = json.JSONEncoder(
-    separators=(",", ":"), sort_keys=True
-).encode  # as `datahub_guid`, which makes one each time
+# As `datahub_guid` has it, which makes an encoder each time.
+_as_json = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
 _ROOM_FOR_TASK = 150  # bytes, of a flow's URN for its tasks' names
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import requests
 
-from tests.support.servers import free_port, guarded
+from tests.support.servers import free_port, guarded, stopped
 
 START_SECONDS = 60
 BUCKET = "mlflow"
@@ -84,9 +83,7 @@ def s3_server() -> Iterator[S3Server]:
             _wait_until_ready(server, guard)
             yield server
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(guard.pid, signal.SIGKILL)
-            guard.wait()
+            stopped(guard, ports[3])
             shutil.rmtree(folder, ignore_errors=True)
 
 
